@@ -1,0 +1,113 @@
+# `make demo` and `make test` set up what they need on a fresh machine: Python >= 3.11 and a package
+# index are enough. `uv` is used where it is found, and fetched into .uv/ where it is not.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-openai3 demo test test-openai3 coverage lint types contracts bench wheel check clean
+
+# The newest Python >= 3.11 that runs; `make PYTHON=/path/to/python3.12 ...` says which.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' \
+	2>/dev/null && break; done)
+UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+# What sets the environments up when it is newer than they are.
+LOCK := pyproject.toml uv.lock
+
+SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked
+BIN := .venv/bin
+BIN3 := .venv-openai3/bin
+BINL := .venv-litellm/bin
+
+help:  ## show this
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/.synced  ## make .venv with all that development needs (openai 2.x)
+
+setup-openai3: .venv-openai3/.synced  ## make .venv-openai3, the same with openai 3.x
+
+setup-litellm: .venv-litellm/.synced  ## make .venv-litellm, with LiteLLM and its proxy
+
+demo: .venv/.synced  ## the main job: a batch over a mock provider, with a table at the end
+	@$(BIN)/keyfleet demo
+
+test: .venv/.synced  ## run all tests (openai 2.x)
+	@$(BIN)/python -m pytest --ignore=tests/integrations/litellm $(ARGS)
+
+test-openai3: .venv-openai3/.synced  ## run the tests of what stands on the SDK with openai 3.x
+	@$(BIN3)/python -m pytest tests/transport tests/integrations/langchain $(ARGS)
+
+test-litellm: .venv-litellm/.synced  ## run the tests of the LiteLLM adapter, and mypy over it
+	@$(BINL)/mypy -p litellm_keyfleet
+	@$(BINL)/python -m pytest tests/integrations/litellm $(ARGS)
+
+coverage: .venv/.synced  ## run the tests of core and pool: they must take every branch of _core
+	@$(BIN)/python -m pytest tests/core tests/pool --quiet --cov=keyfleet._core --cov-fail-under=100
+
+test-upstream: .venv-upstream/.synced  ## run LangChain's own suites over the drop-ins
+	@.venv-upstream/bin/python tests/upstream/run.py
+
+check: lint types contracts test test-openai3 coverage  ## what a change must pass; .ci/run is more
+
+lint: .venv/.synced  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/.synced  ## mypy --strict
+	@$(BIN)/mypy
+
+contracts: .venv/.synced  ## import-linter: who may import whom
+	@$(BIN)/lint-imports
+
+bench: .venv/.synced  ## what a lease costs, and what a call costs more than without a pool
+	@$(BIN)/python benchmarks/overhead.py
+
+wheel: .uv-found  ## build the wheel into dist/
+	@UV_PYTHON_DOWNLOADS=never $(UV) build --quiet --wheel --out-dir dist
+
+clean:  ## remove what was built, environments included
+	rm -rf .venv .venv-openai3 .venv-litellm .venv-upstream .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache
+
+# How the environments come to be. A stamp inside each one tells when it was last brought up to the
+# lock file; an environment that is there keeps its Python.
+
+.venv/.synced: $(LOCK) | .uv-found
+	@test -x $(BIN)/python || echo "keyfleet: setting up .venv with $(PYTHON)"
+	@if test -x $(BIN)/python; then $(SYNC); else $(SYNC) --python "$(PYTHON)"; fi
+	@touch $@
+
+.venv-openai3/.synced: $(LOCK) | .uv-found
+	@test -x $(BIN3)/python || echo "keyfleet: setting up .venv-openai3 with $(PYTHON)"
+	@if test -x $(BIN3)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-openai3 $(SYNC) --no-default-groups --group dev --group openai3 --group langchain "$$@"
+	@touch $@
+
+.venv-litellm/.synced: $(LOCK) | .uv-found
+	@test -x $(BINL)/python || echo "keyfleet: setting up .venv-litellm with $(PYTHON)"
+	@if test -x $(BINL)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-litellm $(SYNC) --no-default-groups --group dev --group openai2 --group litellm "$$@"
+	@touch $@
+
+.venv-upstream/.synced: $(LOCK) | .uv-found
+	@test -x .venv-upstream/bin/python || echo "keyfleet: setting up .venv-upstream with $(PYTHON)"
+	@if test -x .venv-upstream/bin/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-upstream $(SYNC) --no-default-groups --group dev --group openai2 --group upstream "$$@"
+	@touch $@
+
+.PHONY: .python-found .uv-found print-uv
+.python-found:
+	@test -n "$(PYTHON)" || { \
+	echo "keyfleet needs Python 3.11 or newer, and found none: install one (python.org, your" >&2; \
+	echo "package manager or pyenv), or say where it is: make PYTHON=/path/to/python3.12" >&2; \
+	exit 1; }
+
+.uv-found: | .python-found
+	@test "$(UV)" = uv || test -x .uv/bin/uv || { \
+	echo "keyfleet: fetching uv into .uv/"; \
+	{ "$(PYTHON)" -m venv .uv && .uv/bin/python -m pip install --quiet 'uv>=0.8'; } || { \
+	rm -rf .uv; \
+	echo "keyfleet could not fetch uv with $(PYTHON): see above. Where that Python lacks venv or" >&2; \
+	echo "ensurepip, install it (Debian: python3-venv), or install uv itself." >&2; \
+	exit 1; }; }
+
+print-uv: | .uv-found
+	@echo $(UV)

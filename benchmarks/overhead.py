@@ -1,0 +1,103 @@
+"""What keyfleet costs: a lease and its settlement, and an SDK call over a pool.
+
+    python benchmarks/overhead.py
+
+Both are printed beside something measured in the same run, since machines differ and are noisy:
+leases beside ten calls of an empty Python function, SDK calls beside the same calls without a
+pool. CPU time, the best of several rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import openai
+
+from keyfleet import Demand, KeyPool, Limits, Organization, Usage
+from keyfleet.openai import OpenAI
+from keyfleet.testing import Fleet, MockSettings, serve_process
+
+DEMAND = Demand(model="gpt-4o-mini", input_tokens=120, output_tokens=80)
+USAGE = Usage(input_tokens=118, output_tokens=64)
+#: Enough for the benchmark never to wait.
+PLENTY = 1_000_000_000
+
+
+def pool_of(organizations: int) -> KeyPool:
+    return KeyPool(
+        Organization(
+            name=f"org-{number}",
+            keys=(f"sk-benchmark-{number:08d}",),
+            limits=Limits(rpm=PLENTY, tpm=PLENTY),
+        )
+        for number in range(organizations)
+    )
+
+
+def best(rounds: int, times: int, call: Callable[[], object]) -> float:
+    """Return the CPU seconds of one call, in the best of several rounds."""
+    call()
+    least = float("inf")
+    for _ in range(rounds):
+        began = time.process_time()
+        for _ in range(times):
+            call()
+        least = min(least, (time.process_time() - began) / times)
+    return least
+
+
+def nothing() -> None:
+    pass
+
+
+def ten_empty_calls() -> None:
+    for _ in range(10):
+        nothing()
+
+
+def leases() -> None:
+    unit = best(20, 20_000, ten_empty_calls)
+    print(f"ten calls of an empty function: {unit * 1e6:.2f} us\n")
+    print("organizations   lease + settle   in ten empty calls")
+    for count in (1, 10, 100, 1_000, 10_000):
+        pool = pool_of(count)
+
+        def lease(pool: KeyPool = pool) -> None:
+            pool.lease(DEMAND).settle(USAGE)
+
+        seconds = best(7, 3_000, lease)
+        print(f"{count:>13,}   {seconds * 1e6:>11.1f} us   {seconds / unit:>10.1f}")
+
+
+def sdk_calls(rounds: int = 8, times: int = 150) -> None:
+    fleet = Fleet.simple({"acme": {"rpm": PLENTY, "tpm": PLENTY}})
+    with serve_process(fleet, MockSettings()) as server:
+        secret = fleet.secrets()[0]
+        bare = openai.OpenAI(api_key=secret, base_url=server.base_url, max_retries=0)
+        acme = Organization(
+            name="acme",
+            keys=(secret,),
+            base_url=server.base_url,
+            limits=Limits(rpm=PLENTY, tpm=PLENTY),
+        )
+        pooled = OpenAI(pool=KeyPool([acme]))
+
+        def call(client: openai.OpenAI) -> Callable[[], object]:
+            return lambda: client.chat.completions.create(
+                model="gpt-4o-mini", messages=[{"role": "user", "content": "Hello there"}]
+            )
+
+        spent = {"bare": float("inf"), "pooled": float("inf")}
+        for _ in range(rounds):  # in turn, so that a slow moment hits both
+            for name, client in (("bare", bare), ("pooled", pooled)):
+                spent[name] = min(spent[name], best(1, times, call(client)))
+    print(
+        f"\nSDK call: {spent['bare'] * 1e6:.0f} us of CPU bare, {spent['pooled'] * 1e6:.0f} us "
+        f"over a pool: {spent['pooled'] / spent['bare']:.3f} times"
+    )
+
+
+if __name__ == "__main__":
+    leases()
+    sdk_calls()

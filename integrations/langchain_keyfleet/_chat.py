@@ -1,0 +1,179 @@
+"""`ChatOpenAI` and `AzureChatOpenAI` over a pool of keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, ClassVar, Final
+
+import langchain_openai
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from keyfleet import KeyPool
+
+from ._batch import PacedBatch
+from ._facts import NAME, Heard, atell, listening, tell
+from ._install import Pooled
+
+#: The resource of models that have only a pool. The name never resolves (RFC 6761).
+_NO_RESOURCE: Final = "http://keyfleet.invalid"
+
+
+class PooledChat(PacedBatch, Pooled):
+    """What the chat models add to stock's: hints to each request, facts to each answer."""
+
+    _resource: ClassVar[str] = "chat.completions"
+
+    def _get_request_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)  # type: ignore[misc] # of stock's
+        return self._with_hints(payload)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        heard = Heard()
+        try:
+            with listening(heard):
+                result = super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        finally:
+            tell(run_manager, heard)
+        return _marked(result, heard)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        heard = Heard()
+        try:
+            with listening(heard):
+                result = await super()._agenerate(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        finally:
+            await atell(run_manager, heard)
+        return _marked(result, heard)
+
+    def _stream(
+        self,
+        *args: Any,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        chunks = super()._stream(*args, run_manager=run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        heard = Heard()
+        try:
+            with listening(heard):
+                first = next(chunks, None)
+        finally:
+            tell(run_manager, heard)
+        try:
+            if first is not None:
+                yield _marked_chunk(first, heard)
+                yield from chunks
+        finally:
+            chunks.close()
+
+    async def _astream(
+        self,
+        *args: Any,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = super()._astream(*args, run_manager=run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        heard = Heard()
+        try:
+            with listening(heard):
+                first = await anext(chunks, None)
+        finally:
+            await atell(run_manager, heard)
+        try:
+            if first is not None:
+                yield _marked_chunk(first, heard)
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            await chunks.aclose()
+
+
+def _marked(result: ChatResult, heard: Heard) -> ChatResult:
+    if heard.facts:
+        for generation in result.generations:
+            _mark(generation, heard)
+    return result
+
+
+def _marked_chunk(chunk: ChatGenerationChunk, heard: Heard) -> ChatGenerationChunk:
+    if heard.facts:
+        _mark(chunk, heard)
+    return chunk
+
+
+def _mark(generation: ChatGeneration, heard: Heard) -> None:
+    generation.message.response_metadata[NAME] = dict(heard.facts[-1])
+
+
+class ChatOpenAI(PooledChat, langchain_openai.ChatOpenAI):
+    """`langchain_openai.ChatOpenAI` over a pool of keys; all of it works as before.
+
+    Args:
+        pool: whose keys are used. Without it: the pool of `api_key` (one key, a list of keys, or
+            a function that returns one), else the default pool (`KEYFLEET_CONFIG`,
+            ``keyfleet.toml``, `OPENAI_API_KEYS`), else that of `OPENAI_API_KEY`.
+        priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
+        wait_timeout: seconds that an attempt may wait for headroom; ``None`` = as the pool says.
+        deadline_after: seconds after which a call as a whole is of no use.
+
+    `max_retries` bounds the pool's attempts, `timeout` each of them. Answers tell in
+    ``response_metadata["keyfleet"]`` which key answered and what it took.
+
+    Raises:
+        ConfigError: there is no key, or a pool and another argument contradict each other.
+    """
+
+
+class AzureChatOpenAI(PooledChat, langchain_openai.AzureChatOpenAI):
+    """`langchain_openai.AzureChatOpenAI` over a pool of keys.
+
+    Each resource is an organization with ``provider="azure"`` and its own `base_url`
+    (``https://NAME.openai.azure.com/openai``); a deployment has the same name in all of them.
+
+    Args:
+        pool: whose keys are used; ``None`` = the pool of `api_key`.
+        priority: as for `ChatOpenAI`.
+        wait_timeout: as for `ChatOpenAI`.
+    """
+
+    _provider: ClassVar[str] = "azure"
+
+    @classmethod
+    def _prepared(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        arguments = super()._prepared(arguments)
+        if arguments.get("pool") is not None:
+            arguments.setdefault("azure_endpoint", _NO_RESOURCE)
+        return arguments
+
+    @classmethod
+    def _takes_default(cls, arguments: Mapping[str, Any]) -> bool:
+        return False  # the keys of `OPENAI_API_KEYS` are not Azure's
+
+    @staticmethod
+    def _base_url(client: Any) -> str:
+        # With a deployment of its own, the client has that in its base URL; a key's has not.
+        base_url, found, _ = str(client.base_url).partition("/openai/")
+        return base_url + found
+
+    def _own_pool(self, client: Any) -> tuple[KeyPool | None, Callable[..., Any] | None]:
+        if self.azure_ad_token or self.azure_ad_token_provider:
+            return None, None  # Entra ID's tokens are the SDK's own affair
+        if self.azure_ad_async_token_provider:
+            return None, None
+        return super()._own_pool(client)

@@ -1,0 +1,127 @@
+"""Which key answered, and after what: from an answer's headers into what LangChain shows of it.
+
+Between the httpx client, which sees the headers, and the model lie the SDK's methods. A hook of
+the client leaves the facts of each answer in the list that the model put into a context variable
+around the one step that makes the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import openai
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks.manager import ahandle_event, handle_event
+
+from keyfleet import CannotServe, PoolClosed
+
+#: Name of the callback event (`on_custom_event`), and key of `response_metadata`.
+NAME: Final = "keyfleet"
+
+Facts = dict[str, Any]
+
+#: Header -> name of the fact, and what makes it of the text.
+_READ: Final = {
+    b"x-keyfleet-key-id": ("key_id", str),
+    b"x-keyfleet-owner": ("owner", str),
+    b"x-keyfleet-waited-for": ("waited_for", float),
+    b"x-keyfleet-attempts": ("attempts", int),
+}
+
+
+class Heard:
+    """The facts of the answers to one call's requests, the latest last."""
+
+    __slots__ = ("facts", "refusal")
+
+    def __init__(self) -> None:
+        self.facts: list[Facts] = []
+        self.refusal: BaseException | None = None
+
+
+_listening: Final[ContextVar[Heard | None]] = ContextVar("langchain_keyfleet_heard", default=None)
+
+
+def hear(response: Any) -> None:
+    """Take in an answer; a response hook of `httpx.Client`."""
+    heard = _listening.get()
+    if heard is None:
+        return
+    facts: Facts = {}
+    for name, value in response.headers.raw:
+        read = _READ.get(name)
+        if read is not None:
+            facts[read[0]] = read[1](value.decode())
+    if facts:
+        heard.facts.append(facts)
+    refusal = response.extensions.get(NAME)
+    if isinstance(refusal, BaseException):
+        heard.refusal = refusal
+
+
+async def ahear(response: Any) -> None:
+    """Do as `hear`."""
+    hear(response)
+
+
+@contextmanager
+def listening(heard: Heard) -> Generator[None]:
+    """Collect facts while one step is taken; not to be held across a ``yield``.
+
+    Raises:
+        PoolClosed: in place of the connection error that the SDK makes of it.
+    """
+    token = _listening.set(heard)
+    try:
+        yield
+    except openai.OpenAIError as error:
+        root = _root(error)
+        if isinstance(root, PoolClosed):
+            raise root from None
+        if isinstance(heard.refusal, CannotServe):
+            root.__cause__ = heard.refusal
+        raise
+    finally:
+        _listening.reset(token)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def tell(run: CallbackManagerForLLMRun | None, heard: Heard) -> None:
+    """Tell tracers and callbacks what was heard: metadata of the run, and one event for each."""
+    if run is not None and heard.facts:
+        _note(run, heard)
+        for facts in heard.facts:
+            handle_event(
+                run.handlers, "on_custom_event", "ignore_custom_event", NAME, facts, **_of(run)
+            )
+
+
+async def atell(run: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None:
+    """Do as `tell`."""
+    if run is not None and heard.facts:
+        _note(run, heard)
+        for facts in heard.facts:
+            await ahandle_event(
+                run.handlers, "on_custom_event", "ignore_custom_event", NAME, facts, **_of(run)
+            )
+
+
+Run = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
+
+
+def _note(run: Run, heard: Heard) -> None:
+    # Tracers hold this very dict, and send it when the run ends.
+    for name, value in heard.facts[-1].items():
+        run.metadata[f"keyfleet_{name}"] = value
+
+
+def _of(run: Run) -> dict[str, Any]:
+    return {"run_id": run.run_id, "tags": run.tags, "metadata": run.metadata}

@@ -1,0 +1,117 @@
+"""`OpenAI`, the completion model, over a pool of keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar
+
+import langchain_openai
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.outputs import GenerationChunk, LLMResult
+
+from ._facts import NAME, Heard, atell, listening, tell
+from ._install import Pooled
+
+
+class OpenAI(Pooled, langchain_openai.OpenAI):
+    """`langchain_openai.OpenAI` over a pool of keys.
+
+    A call may make several requests, one for each `batch_size` prompts: ``llm_output["keyfleet"]``
+    is a list, one entry for each.
+
+    Args:
+        pool: as for `ChatOpenAI`.
+        priority: as for `ChatOpenAI`.
+        wait_timeout: as for `ChatOpenAI`.
+    """
+
+    _resource: ClassVar[str] = "completions"
+
+    @property
+    def _invocation_params(self) -> dict[str, Any]:
+        return self._with_hints(dict(super()._invocation_params))
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        heard = Heard()
+        try:
+            with listening(heard):
+                result = super()._generate(prompts, stop, run_manager, **kwargs)
+        finally:
+            tell(run_manager, heard)
+        return _marked(result, heard)
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        heard = Heard()
+        try:
+            with listening(heard):
+                result = await super()._agenerate(prompts, stop, run_manager, **kwargs)
+        finally:
+            await atell(run_manager, heard)
+        return _marked(result, heard)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        chunks: Any = super()._stream(prompt, stop, run_manager, **kwargs)
+        heard = Heard()
+        try:
+            with listening(heard):
+                first = next(chunks, None)
+        finally:
+            tell(run_manager, heard)
+        try:
+            if first is not None:
+                yield _marked_chunk(first, heard)
+                yield from chunks
+        finally:
+            chunks.close()
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        chunks: Any = super()._astream(prompt, stop, run_manager, **kwargs)
+        heard = Heard()
+        try:
+            with listening(heard):
+                first = await anext(chunks, None)
+        finally:
+            await atell(run_manager, heard)
+        try:
+            if first is not None:
+                yield _marked_chunk(first, heard)
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            await chunks.aclose()
+
+
+def _marked(result: LLMResult, heard: Heard) -> LLMResult:
+    if heard.facts:
+        result.llm_output = {**(result.llm_output or {}), NAME: heard.facts}
+    return result
+
+
+def _marked_chunk(chunk: GenerationChunk, heard: Heard) -> GenerationChunk:
+    if heard.facts:
+        chunk.generation_info = {**(chunk.generation_info or {}), NAME: heard.facts[-1]}
+    return chunk

@@ -1,0 +1,377 @@
+"""`ChatPool`: any chat model per key, under one scheduler.
+
+    from langchain_keyfleet import ChatPool
+
+    pool = KeyPool([Organization(name="acme", keys=("sk-ant-...",), provider="generic"), ...])
+    llm = ChatPool(models={"acme": ChatAnthropic(...), "birch": ChatAnthropic(...)}, pool=pool)
+
+The pool says whose turn it is; the model that bears the name of the key or of its owner makes the
+call. Set ``max_retries=0`` on the models: the pool retries, and goes elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import Field, model_validator
+
+from keyfleet import ConfigError, Demand, KeyPool, Lease, Organization
+from keyfleet._core.flow import ABANDONED, Order, Reply
+from keyfleet._outcome import OK
+
+from ._batch import PacedBatch
+from ._facts import NAME, Heard, atell, tell
+from ._foreign import (
+    bound_to,
+    input_tokens,
+    messages_of,
+    observation_of,
+    outcome_of,
+    usage_of,
+)
+
+Model = tuple[BaseChatModel, dict[str, Any]]
+
+
+class ChatPool(PacedBatch, BaseChatModel):
+    """A chat model that sends each call through one of several, as a pool decides.
+
+    Args:
+        models: name of a key (``"acme#1"``) or of its owner (``"acme"``) -> the model that has
+            that key. Models of one owner share its quota.
+        pool: limits and health of the owners; ``None`` = each name is an owner of its own whose
+            limits are not known.
+        priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
+        wait_timeout: seconds that an attempt may wait for headroom; ``None`` = as the pool says.
+        deadline_after: seconds after which a call as a whole is of no use.
+        estimate: says what a prompt will need; by default a token for 4 bytes of text.
+
+    A call is settled by `usage_metadata`; where a model gives none, the estimate stands. Errors
+    are read as the key's provider means them, headers where the model keeps them in
+    `response_metadata`. What the pool refuses is a `keyfleet.CannotServe`.
+
+    Raises:
+        ConfigError: (in a `ValidationError`) a key without a model, or a model without a key.
+    """
+
+    models: dict[str, Any] = Field(exclude=True, repr=False)
+    pool: Any = Field(default=None, exclude=True, repr=False)
+    priority: str | None = Field(default=None, exclude=True)
+    wait_timeout: float | None = Field(default=None, exclude=True)
+    deadline_after: float | None = Field(default=None, exclude=True)
+    estimate: Callable[[list[BaseMessage]], Demand] | None = Field(default=None, exclude=True)
+
+    @model_validator(mode="after")
+    def _match_models_keyfleet(self) -> Self:
+        """Find the model of each key."""
+        if not self.models:
+            raise ConfigError("models is empty", cure="Give at least one chat model")
+        if self.pool is None:
+            self.pool = _pool_of(self.models)
+        names = {name for key in self.pool.keys for name in (key.key_id, _owner(key))}
+        unknown = next((name for name in self.models if name not in names), None)
+        if unknown is not None:
+            raise ConfigError(
+                f"the pool has no key or owner {unknown!r}",
+                cure=f"Name the models like them: {', '.join(sorted(names))}",
+            )
+        for key in self.pool.keys:
+            if key.key_id not in self.models and _owner(key) not in self.models:
+                raise ConfigError(
+                    f"the key {key.key_id!r} has no model", cure=f"Give models[{_owner(key)!r}]"
+                )
+        if self.profile is None:
+            self.profile = self._first[0].profile
+        return self
+
+    # What it is
+
+    @property
+    def _first(self) -> Model:
+        return bound_to(next(iter(self.models.values())))
+
+    @property
+    def _llm_type(self) -> str:
+        return "keyfleet-chat-pool"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        model, bound = self._first
+        return {"of": model._llm_type, **model._identifying_params, **bound}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self._first[0]._get_ls_params(stop, **kwargs)
+
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Bind the tools to each model in its own manner; the result is a `ChatPool` too."""
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        shape = kwargs.pop("ls_structured_output_format", None)  # for tracers, not for the models
+        bound = {name: _bind(model, tools, kwargs) for name, model in self.models.items()}
+        pooled = self.model_copy(update={"models": bound})
+        return pooled if shape is None else pooled.bind(ls_structured_output_format=shape)
+
+    # Calls
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = _Call(self, messages)
+
+        def send(lease: Lease) -> Reply[Any]:
+            model, bound = call.begin(lease)
+            try:
+                result = model._generate(messages, stop, run_manager, **{**bound, **kwargs})
+            except Exception as error:  # whatever a model raises is for its provider to read
+                return call.failed(lease, error)
+            return call.succeeded(lease, result, result.generations[0])
+
+        lease, reply = self.pool.call(call.order, send)
+        result = call.result(lease, reply)
+        lease.settle(usage_of(messages_of(result)))
+        tell(run_manager, call.heard)
+        return _marked(result, call)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = _Call(self, messages)
+
+        async def send(lease: Lease) -> Reply[Any]:
+            model, bound = call.begin(lease)
+            try:
+                result = await model._agenerate(messages, stop, run_manager, **{**bound, **kwargs})
+            except Exception as error:  # whatever a model raises is for its provider to read
+                return call.failed(lease, error)
+            return call.succeeded(lease, result, result.generations[0])
+
+        lease, reply = await self.pool.acall(call.order, send)
+        result = call.result(lease, reply)
+        await lease.asettle(usage_of(messages_of(result)))
+        await atell(run_manager, call.heard)
+        return _marked(result, call)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        call = _Call(self, messages)
+
+        def send(lease: Lease) -> Reply[Any]:
+            model, bound = call.begin(lease)
+            try:
+                chunks = _chunks(model, messages, stop, **{**bound, **kwargs})
+                first = next(chunks)
+            except Exception as error:  # whatever a model raises is for its provider to read
+                return call.failed(lease, error)
+            return call.succeeded(lease, (first, chunks), first)
+
+        lease, reply = self.pool.call(call.order, send)
+        first, chunks = call.result(lease, reply)
+        tell(run_manager, call.heard)
+        seen = [first.message]
+        try:
+            yield _marked_chunk(first, call)
+            for chunk in chunks:
+                seen.append(chunk.message)
+                yield chunk
+            lease.settle(usage_of(seen))
+        except Exception as error:
+            lease.fail(*call.broken(lease, error))
+            raise
+        finally:
+            if not lease.settled:
+                lease.abandon()
+            chunks.close()
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        call = _Call(self, messages)
+
+        async def send(lease: Lease) -> Reply[Any]:
+            model, bound = call.begin(lease)
+            try:
+                chunks = _achunks(model, messages, stop, **{**bound, **kwargs})
+                first = await anext(chunks)
+            except Exception as error:  # whatever a model raises is for its provider to read
+                return call.failed(lease, error)
+            return call.succeeded(lease, (first, chunks), first)
+
+        lease, reply = await self.pool.acall(call.order, send)
+        first, chunks = call.result(lease, reply)
+        await atell(run_manager, call.heard)
+        seen = [first.message]
+        try:
+            yield _marked_chunk(first, call)
+            async for chunk in chunks:
+                seen.append(chunk.message)
+                yield chunk
+            await lease.asettle(usage_of(seen))
+        except Exception as error:
+            await lease.afail(*call.broken(lease, error))
+            raise
+        finally:
+            if not lease.settled:
+                await lease.aabandon()
+            await chunks.aclose()
+
+    # For the calls
+
+    def _order(self, messages: list[BaseMessage]) -> Order:
+        if self.estimate is not None:
+            demand = self.estimate(messages)
+        else:
+            name = self._first[0]._get_ls_params().get("ls_model_name", "")
+            demand = Demand(model=name or "", input_tokens=input_tokens(messages))
+        after = self.deadline_after
+        order: Order = self.pool.order(
+            demand,
+            timeout=self.wait_timeout,
+            deadline=None if after is None else self.pool.clock.now() + after,
+            priority=self.priority or "normal",
+        )
+        return order
+
+    def _model(self, lease: Lease) -> Model:
+        model = self.models.get(lease.key_id)
+        return bound_to(self.models[lease.owner] if model is None else model)
+
+
+class _Call:
+    """One call on its way through one or more attempts."""
+
+    def __init__(self, llm: ChatPool, messages: list[BaseMessage]) -> None:
+        self._llm = llm
+        self._keys = {key.key_id: key for key in llm.pool.keys}
+        self._waited_for = 0.0
+        self._attempts = 0
+        self.order = llm._order(messages)
+        self.heard = Heard()
+
+    def begin(self, lease: Lease) -> Model:
+        self._attempts += 1
+        self._waited_for += lease.waited_for
+        return self._llm._model(lease)
+
+    def succeeded(self, lease: Lease, response: Any, answer: ChatGeneration) -> Reply[Any]:
+        observation = observation_of(answer, self._provider(lease))
+        return Reply(outcome=OK, response=response, observation=observation)
+
+    def failed(self, lease: Lease, error: Exception) -> Reply[Any]:
+        read = outcome_of(error, self._provider(lease))
+        if read is None:
+            raise error
+        return Reply(outcome=read[0], response=error, observation=read[1])
+
+    def broken(self, lease: Lease, error: Exception) -> tuple[Any, ...]:
+        """Return what it means that a stream ended in an error, as `Lease.fail` takes it."""
+        return outcome_of(error, self._provider(lease)) or (ABANDONED,)
+
+    def result(self, lease: Lease, reply: Reply[Any]) -> Any:
+        """Return what the last attempt brought.
+
+        Raises:
+            Exception: the model's own error.
+        """
+        if isinstance(reply.response, Exception):
+            raise reply.response
+        self.heard.facts.append(
+            {
+                "key_id": lease.key_id,
+                "owner": lease.owner,
+                "waited_for": round(self._waited_for, 3),
+                "attempts": self._attempts,
+            }
+        )
+        return reply.response
+
+    def _provider(self, lease: Lease) -> Any:
+        return self._llm.pool.provider(self._keys[lease.key_id])
+
+
+def _owner(key: Any) -> str:
+    return key.organization if key.project is None else f"{key.organization}/{key.project}"
+
+
+def _pool_of(models: Mapping[str, Any]) -> KeyPool:
+    """Return a pool in which each model is an owner; the secrets stay in the models."""
+    return KeyPool(
+        Organization(name=name, keys=(f"held-by-the-model-{number}",), provider="generic")
+        for number, name in enumerate(models)
+    )
+
+
+def _bind(model: Any, tools: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    chat, bound = bound_to(model)
+    binding = chat.bind_tools(tools, **kwargs)
+    return binding.bind(**bound) if bound else binding
+
+
+def _marked(result: ChatResult, call: _Call) -> ChatResult:
+    for message in messages_of(result):
+        message.response_metadata[NAME] = call.heard.facts[-1]
+    return result
+
+
+def _marked_chunk(chunk: ChatGenerationChunk, call: _Call) -> ChatGenerationChunk:
+    chunk.message.response_metadata[NAME] = call.heard.facts[-1]
+    return chunk
+
+
+# Models that lack a way of their own
+
+
+def _chunks(
+    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
+) -> Any:
+    """Return a model's stream; its whole answer as one chunk where it has none."""
+    if type(model)._stream is not BaseChatModel._stream:
+        return model._stream(messages, stop, **kwargs)
+    result = model._generate(messages, stop, **kwargs)
+    return (_chunk(generation.message) for generation in result.generations)
+
+
+def _achunks(
+    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
+) -> Any:
+    """Do as `_chunks`."""
+    streams = (type(model)._astream, type(model)._stream)
+    if streams != (BaseChatModel._astream, BaseChatModel._stream):
+        return model._astream(messages, stop, **kwargs)
+
+    async def whole() -> AsyncIterator[ChatGenerationChunk]:
+        result = await model._agenerate(messages, stop, **kwargs)
+        for generation in result.generations:
+            yield _chunk(generation.message)
+
+    return whole()
+
+
+def _chunk(message: BaseMessage) -> ChatGenerationChunk:
+    fields = message.model_dump(exclude={"type"})
+    return ChatGenerationChunk(message=AIMessageChunk(**fields))

@@ -1,0 +1,229 @@
+"""LiteLLM's functions over a pool, without a Router.
+
+    from litellm_keyfleet import completion
+    completion("gpt-4o-mini", messages, pool=pool)
+
+LiteLLM has no hook that could choose a key for a synchronous call, so these stand in front of its
+functions: they wait for a lease, call with its key, and try another owner where that helps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from threading import Lock
+from typing import Any, Final
+
+import litellm
+from tenacity import stop_after_attempt
+
+from keyfleet._core.flow import Order, Reply
+from keyfleet._core.retry import RetryPolicy
+from keyfleet._lease import Lease
+from keyfleet._outcome import NOTHING, OK, Kind, Outcome
+from keyfleet._protocols import Plan, Provider
+from keyfleet._usage import Demand
+from keyfleet.errors import CannotServe, ConfigError, PoolClosed
+from keyfleet.pool import KeyPool
+from keyfleet.providers import provider as provider_named
+
+from ._errors import refusal
+from ._leases import Held
+from ._listener import hidden_retries_off
+from ._models import bare
+from ._reading import failure_headers, headers_of, outcome_of, usage_of
+from ._requests import plan_of
+from ._streams import AsyncStream, Stream
+from ._timeouts import seconds
+
+_default: KeyPool | None = None
+_making: Final = Lock()
+
+
+def completion(
+    model: str, messages: list[Any], *, pool: KeyPool | None = None, **kwargs: Any
+) -> Any:
+    """Do as `litellm.completion`, with a key of the pool.
+
+    Args:
+        model: as LiteLLM names it, such as ``"openai/gpt-4o-mini"`` or ``"gpt-4o-mini"``.
+        messages: the chat.
+        pool: whose keys are used; ``None`` = `KeyPool.from_env`, made at the first call.
+        kwargs: as for `litellm.completion`. ``timeout`` bounds the wait for a key too;
+            ``num_retries`` is how many further attempts are made, by the pool's policy.
+
+    Raises:
+        RateLimitError: `litellm`'s: the pool grants no key in time, or every attempt was refused.
+        BadRequestError: no key may be used for the model.
+    """
+    return _run(_Call(litellm.completion, "chat", model, {"messages": messages}, pool, kwargs))
+
+
+async def acompletion(
+    model: str, messages: list[Any], *, pool: KeyPool | None = None, **kwargs: Any
+) -> Any:
+    """Do as `completion`, without blocking the event loop."""
+    call = _Call(litellm.acompletion, "chat", model, {"messages": messages}, pool, kwargs)
+    return await _arun(call)
+
+
+def embedding(model: str, input: Any, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
+    """Do as `litellm.embedding`, with a key of the pool. See `completion`."""
+    hidden_retries_off()
+    return _run(_Call(litellm.embedding, "embedding", model, {"input": input}, pool, kwargs))
+
+
+async def aembedding(
+    model: str,
+    input: Any,
+    *,
+    pool: KeyPool | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Do as `embedding`, without blocking the event loop."""
+    hidden_retries_off()
+    return await _arun(
+        _Call(litellm.aembedding, "embedding", model, {"input": input}, pool, kwargs)
+    )
+
+
+class _Call:
+    """One call of a LiteLLM function: what it will cost, and how an attempt is made."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        mode: str,
+        model: str,
+        payload: Mapping[str, Any],
+        pool: KeyPool | None,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.pool = pool or _from_env()
+        self._function = function
+        self._arguments = {**kwargs, "model": model, **payload, "num_retries": 0, "max_retries": 0}
+        self._providers: dict[str, Provider] = {
+            key.provider: self.pool.provider(key) for key in self.pool.keys
+        }
+        several = len(self._providers) > 1
+        planner = provider_named("generic") if several else next(iter(self._providers.values()))
+        self.model = model
+        self.plan: Plan = plan_of(
+            planner, mode, payload.get("messages"), payload.get("input"), self._arguments
+        )
+        self.retry = _policy(self.pool.retry, kwargs.get("num_retries"))
+
+    @property
+    def order(self) -> Order:
+        """What is asked of the pool."""
+        asked = self.plan.demand
+        demand = Demand(
+            model=bare(self.model),
+            input_tokens=asked.input_tokens,
+            output_tokens=asked.output_tokens,
+            images=asked.images,
+        )
+        return self.pool.order(demand, timeout=seconds(self._arguments.get("timeout")))
+
+    def begin(self, lease: Lease) -> Any:
+        """Call LiteLLM with a lease's key. The key goes to its own origin, and nowhere else."""
+        headers = lease.headers
+        arguments = {**self._arguments, "api_key": lease.secret.reveal()}
+        if lease.base_url:
+            arguments["api_base"] = lease.base_url
+        if headers.get("openai-organization"):
+            arguments["organization"] = headers["openai-organization"]
+        if headers.get("openai-project"):
+            extra = dict(arguments.get("extra_headers") or {})
+            extra["OpenAI-Project"] = headers["openai-project"]
+            arguments["extra_headers"] = extra
+        return self._function(**arguments)
+
+    def answered(self, lease: Lease, response: object) -> Reply[Any]:
+        """Take in an answer that is there, or a stream that began."""
+        headers = headers_of(response)
+        provider = self._providers[lease.provider]
+        seen = provider.observe(200, headers) if headers else NOTHING
+        return Reply(outcome=OK, response=response, observation=seen)
+
+    def failed(self, lease: Lease, error: Exception) -> Reply[Any]:
+        """Take in that an attempt failed."""
+        provider = self._providers[lease.provider]
+        headers = failure_headers(error)
+        outcome = outcome_of(provider, error)
+        if outcome is None:  # never sent, and would not be another time
+            outcome = Outcome(kind=Kind.BAD_REQUEST, code=type(error).__name__)
+        seen = provider.observe(0, headers) if headers else NOTHING
+        return Reply(outcome=outcome, response=error, observation=seen)
+
+    def held(self, lease: Lease) -> Held:
+        """Return the lease with what is needed to end it."""
+        return Held(lease, self._providers[lease.provider], self.plan)
+
+
+def _run(call: _Call) -> Any:
+    def send(lease: Lease) -> Reply[Any]:
+        try:
+            return call.answered(lease, call.begin(lease))
+        except Exception as error:
+            return call.failed(lease, error)
+
+    try:
+        lease, reply = call.pool.call(call.order, send, retry=call.retry)
+    except (CannotServe, PoolClosed, ConfigError) as error:
+        raise refusal(error, call.model) from error
+    response, held = reply.response, call.held(lease)
+    if isinstance(response, Exception):
+        raise response
+    if hasattr(response, "__next__"):
+        return Stream(response, held)
+    if _from_cache(response):
+        lease.release()
+    else:
+        held.done(usage_of(response), {})
+    return response
+
+
+async def _arun(call: _Call) -> Any:
+    async def send(lease: Lease) -> Reply[Any]:
+        try:
+            return call.answered(lease, await call.begin(lease))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            return call.failed(lease, error)
+
+    try:
+        lease, reply = await call.pool.acall(call.order, send, retry=call.retry)
+    except (CannotServe, PoolClosed, ConfigError) as error:
+        raise refusal(error, call.model) from error
+    response, held = reply.response, call.held(lease)
+    if isinstance(response, Exception):
+        raise response
+    if hasattr(response, "__anext__"):
+        return AsyncStream(response, held)
+    if _from_cache(response):
+        await lease.arelease()
+    else:
+        await held.adone(usage_of(response), {})
+    return response
+
+
+def _from_cache(response: object) -> bool:
+    hidden = getattr(response, "_hidden_params", None)
+    return isinstance(hidden, Mapping) and hidden.get("cache_hit") is True
+
+
+def _policy(policy: RetryPolicy, retries: object) -> RetryPolicy | None:
+    if not isinstance(retries, int):
+        return None
+    return replace(policy, stop=stop_after_attempt(retries + 1))
+
+
+def _from_env() -> KeyPool:
+    global _default  # noqa: PLW0603 - one pool for the process, or its limits would not hold
+    with _making:
+        if _default is None:
+            _default = KeyPool.from_env()
+        return _default

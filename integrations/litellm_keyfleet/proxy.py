@@ -1,0 +1,106 @@
+"""keyfleet under LiteLLM's Proxy, by one line of its configuration.
+
+    litellm_settings:
+      callbacks: ["litellm_keyfleet.proxy_handler"]
+
+The Proxy has no setting for a routing strategy of one's own (open: BerriAI/litellm#25297), so the
+handler installs keyfleet on the Proxy's Router when the first request comes, and again whenever
+the Proxy made a new one or changed its strategy.
+
+``KEYFLEET_CONFIG`` names a configuration file whose keys are the deployments' credentials; without
+it the pool is made of the Proxy's ``model_list``, with the strategy ``KEYFLEET_STRATEGY``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from threading import Lock
+from typing import Any, Final
+
+from litellm.integrations.custom_logger import CustomLogger
+
+from keyfleet.errors import ConfigError
+from keyfleet.pool import KeyPool
+
+from . import _leases
+from .routing import KeyfleetRouting
+
+log: Final = logging.getLogger("keyfleet.litellm")
+
+_PROXY: Final = "litellm.proxy.proxy_server"
+
+
+class ProxyHandler(CustomLogger):
+    """What the Proxy's configuration names; it keeps keyfleet installed on the Proxy's Router."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()  # guards the installing
+        self._routing: KeyfleetRouting | None = None
+        self._pool: KeyPool | None = None
+        self._failed: object = None
+        self._warned = False
+
+    @property
+    def routing(self) -> KeyfleetRouting | None:
+        """What chooses the Proxy's deployments; ``None`` before the first request."""
+        return self._routing
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
+    ) -> None:
+        """Install where that is still to be done, before the Router is asked."""
+        _leases.forget(data)
+        router = getattr(sys.modules.get(_PROXY), "llm_router", None)
+        if router is None:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "keyfleet finds no Router in this LiteLLM Proxy: requests go as LiteLLM "
+                    "chooses. Give the Proxy a model_list"
+                )
+            return
+        installed = router.__dict__.get("async_get_available_deployment")
+        if not isinstance(getattr(installed, "__self__", None), KeyfleetRouting):
+            self._install(router)
+
+    def _install(self, router: Any) -> None:
+        with self._lock:
+            if self._failed is router:
+                return
+            if self._routing is not None:
+                log.warning("the Proxy changed its Router or its strategy: keyfleet installs again")
+            else:
+                _warn_of_workers()
+            try:
+                self._routing = KeyfleetRouting.install(
+                    router,
+                    pool=self._configured(),
+                    strategy=os.environ.get("KEYFLEET_STRATEGY", "headroom-weighted"),
+                )
+            except ConfigError as error:
+                self._failed = router
+                log.error("keyfleet can't schedule for this Proxy, LiteLLM does: %s", error)
+
+    def _configured(self) -> KeyPool | None:
+        path = os.environ.get("KEYFLEET_CONFIG")
+        if path and self._pool is None:
+            self._pool = KeyPool.from_config(path)
+        return self._pool
+
+
+def _warn_of_workers() -> None:
+    workers = os.environ.get("NUM_WORKERS", "1")
+    if workers.isdigit() and int(workers) > 1:
+        log.warning(
+            "%s workers each schedule as if they were alone: together they may send %s times what "
+            "the owners' limits allow, until the answers' headers say so. Use one worker",
+            workers,
+            workers,
+        )
+
+
+#: What ``litellm_settings.callbacks`` names.
+proxy_handler: Final = ProxyHandler()

@@ -1,0 +1,278 @@
+"""One limit's arithmetic.
+
+Theory of operation. A limit of `L` per period `P` is a bucket that refills continuously at `L / P`
+a second up to its capacity: so do OpenAI (2,904 of 2,906 recorded header triples, 2023-10 to
+2026-08, daily limits too), Groq and Anthropic. A call is admitted when the level covers its cost,
+and the cost is taken. Settling gives back what wasn't used or takes more, also below zero: a debt,
+which delays the next call and nothing else.
+
+*Need.* A cost above the capacity but within the limit is admitted by a full bucket and leaves a
+debt: the rate keeps its long-term bound.
+
+*Margin.* The provider debits when a request arrives, we when it leaves, and until the first burst
+has arrived the provider's bucket is full and gains nothing. So our capacity is smaller than the
+provider's by `MARGIN` seconds of refill: requests may take that much longer than each other to
+arrive before one is refused. It costs those seconds of quota once, and no rate.
+
+*Anchor.* An answer's headers tell the provider's level right after it charged that request. Our
+own level right after we took its cost is its *mark*, so the difference is what we had wrong then,
+less what other answers have corrected since. It is not exact: requests overtake each other on the
+way. What we took after the mark may be charged already, and what was on its way then may not be;
+and while the request was under way the provider's bucket refilled. So the difference only bounds
+our error from both sides, and we correct what is certain: nothing where 0 lies between the bounds.
+An isolated answer is believed wholly; a crowd of them does no harm. What stays uncertain is an
+offset, which costs a little of the burst once, and no rate; a refusal ends it (`refused`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from .._limits import Limit, Metric
+
+#: Seconds of refill that our capacity stays below the provider's. Twice the scatter of arrival
+#: times seen on a busy machine; 0.4 % of a per-minute limit, once.
+MARGIN: Final = 0.25
+#: Relative slack of comparisons, so that waking at a computed instant finds enough.
+EPSILON: Final = 1e-9
+#: OpenAI's advice on "slow_down": grow at most 50 % per 15 minutes (Error codes guide, 2026-11).
+REGROWTH_PER_SECOND: Final = 1.5 ** (1 / 900)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A bucket as it stands, for status and reports.
+
+    Args:
+        scope: whose limit it is: ``"acme"``, or its project ``"acme/research"``.
+        name: the limit's name, such as ``"tpm"``.
+        limit: amount per period.
+        available: what it holds now; below 0 is debt.
+        learned: the limit came from headers, not from the configuration.
+    """
+
+    scope: str
+    name: str
+    limit: float
+    available: float
+    learned: bool
+
+
+#: A bucket, and at the moment when a cost was taken from it: its level after that, its `corrected`,
+#: its `pending` before, its `taken` after.
+Mark = tuple["Bucket", float, float, float, float]
+
+
+class Bucket:
+    """What one owner may still spend of one limit. Its store's lock guards it."""
+
+    __slots__ = (
+        "at",
+        "capacity",
+        "ceiling",
+        "configured",
+        "corrected",
+        "level",
+        "limit",
+        "metric",
+        "name",
+        "pending",
+        "period",
+        "rate",
+        "scope",
+        "taken",
+        "throttle",
+    )
+
+    def __init__(
+        self,
+        *,
+        scope: str,
+        name: str,
+        metric: Metric,
+        period: float | None,
+        limit: float,
+        configured: Limit | None = None,
+        now: float,
+    ) -> None:
+        #: The owner's name, ``"acme"`` or ``"acme/research"``.
+        self.scope = scope
+        self.name = name
+        self.metric = metric
+        #: Seconds from empty to full; `None` = it doesn't refill (calls in flight).
+        self.period = period
+        #: The rule that the user stated, an upper bound to what headers tell.
+        self.configured = configured
+        self.throttle = 1.0
+        self._adopt(limit, limit)
+        self.level = self.capacity
+        self.at = now
+        #: Sum of all corrections by headers so far.
+        self.corrected = 0.0
+        #: Sum of all costs taken so far, and of those whose answer's headers weren't seen yet.
+        self.taken = 0.0
+        self.pending = 0.0
+
+    @classmethod
+    def of(cls, limit: Limit, scope: str, now: float) -> Bucket:
+        """Return the full bucket of a configured limit."""
+        return cls(
+            scope=scope,
+            name=limit.name,
+            metric=limit.metric,
+            period=limit.period,
+            limit=limit.amount,
+            configured=limit,
+            now=now,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Bucket {self.scope} {self.name} {self.level:.6g} of {self.limit:g}>"
+
+    def _adopt(self, limit: float, ceiling: float) -> None:
+        """Set the limit, and capacity and rate that follow from it."""
+        self.limit = limit
+        #: The provider's capacity; ours, `capacity`, is smaller.
+        self.ceiling = ceiling
+        own = self.configured.burst if self.configured is not None else None
+        full = ceiling if own is None else min(ceiling, own)
+        if self.period is None:
+            self.rate, self.capacity = 0.0, full
+        else:
+            self.rate = limit / self.period * self.throttle
+            self.capacity = full - min(MARGIN * limit / self.period, full / 2)
+
+    def refill(self, now: float) -> None:
+        """Bring the level up to `now`. An earlier `now` changes nothing."""
+        elapsed = now - self.at
+        if elapsed <= 0:
+            return
+        self.at = now
+        if self.rate:
+            level = self.level + elapsed * self.rate
+            self.level = level if level < self.capacity else self.capacity
+            if self.throttle < 1.0:
+                self._set_throttle(self.throttle * REGROWTH_PER_SECOND ** min(elapsed, 9000.0))
+
+    def _set_throttle(self, throttle: float) -> None:
+        self.throttle = min(1.0, max(throttle, 1 / 64))
+        if self.period is not None:
+            self.rate = self.limit / self.period * self.throttle
+
+    def slow_down(self, now: float) -> None:
+        """Halve the rate; it grows back by half every 15 minutes."""
+        self.refill(now)
+        self._set_throttle(self.throttle / 2)
+
+    def too_large(self, cost: float) -> bool:
+        """Whether no level would ever admit the call."""
+        return cost > self.limit * (1 + EPSILON)
+
+    def need(self, cost: float) -> float:
+        """Return the level at which a call of this cost is admitted."""
+        return (cost if cost < self.capacity else self.capacity) * (1 - EPSILON)
+
+    def ready_at(self, cost: float, now: float) -> float:
+        """Return the instant when the call would fit; infinite = never, or not by waiting."""
+        # The hot path: `refill` and `need` written out.
+        if cost > self.limit * (1 + EPSILON):
+            return inf
+        if now > self.at:
+            self.refill(now)
+        capacity = self.capacity
+        need = cost if cost < capacity else capacity
+        if self.level >= need * (1 - EPSILON):
+            return now
+        return now + (need - self.level) / self.rate if self.rate else inf
+
+    def spares(self, cost: float, *, other: float, at: float) -> bool:
+        """Whether, after a call of `cost`, one of `other` still fits at the instant `at`."""
+        level = self.level - cost
+        if self.rate and at > self.at:
+            level = min(level + (at - self.at) * self.rate, self.capacity)
+        return level >= self.need(other)
+
+    def take(self, cost: float) -> Mark:
+        """Take the cost; return the mark that `anchor` compares with."""
+        level = self.level = self.level - cost
+        pending = self.pending
+        self.pending = pending + cost
+        taken = self.taken = self.taken + cost
+        return self, level, self.corrected, pending, taken
+
+    def give_back(self, amount: float) -> None:
+        """Give back what was taken and not used; negative = take more, into debt if need be."""
+        level = self.level + amount
+        self.level = level if level < self.capacity else self.capacity
+
+    def anchor(self, told: float, mark: Mark, *, flew_for: float, upward: bool) -> None:
+        """Correct the level as far as an answer's headers make certain.
+
+        Args:
+            told: the provider's level right after it charged that request.
+            mark: from when we took its cost.
+            flew_for: seconds since then, an upper bound of its way to the provider.
+            upward: whether the provider may know better that there is more.
+        """
+        _, level_then, corrected_then, pending_then, taken_then = mark
+        wrong = (told - self._lead()) - level_then - (self.corrected - corrected_then)
+        at_most = wrong + (self.taken - taken_then)
+        at_least = wrong - pending_then - flew_for * self.rate
+        if at_most < 0:
+            self._correct(at_most)
+        elif at_least > 0 and upward:
+            self._correct(at_least)
+
+    def _correct(self, change: float) -> None:
+        before = self.level
+        self.give_back(change)
+        self.corrected += self.level - before
+
+    def _lead(self) -> float:
+        """By how much the provider's bucket is above ours when both are full."""
+        return self.ceiling - self.capacity
+
+    def place(self, told: float) -> None:
+        """Set the level of a bucket just learned: the provider's, less our margin."""
+        self.level = min(told - self._lead(), self.capacity)
+
+    def learn(self, limit: float, ceiling: float) -> None:
+        """Adopt a limit that headers told because it changed.
+
+        A configured limit stays an upper bound: the provider may lower it (Azure does so for
+        hours) and give it back, but what a user keeps for other uses is not taken.
+        """
+        if self.configured is not None and self.configured.amount <= limit:
+            limit = ceiling = self.configured.amount
+        if limit != self.limit or ceiling != self.ceiling:
+            self._adopt(limit, ceiling)
+            self.level = min(self.level, self.capacity)
+
+    def refused(self, *, cost: float, ready_after: float) -> None:
+        """Believe a refusal: the provider will not admit `cost` for so many seconds."""
+        if not self.rate:
+            return
+        level = self.need(cost) - self.rate * (ready_after + MARGIN)
+        if level < self.level:
+            self._correct(level - self.level)
+
+    def merge(self, other: Bucket, now: float) -> None:
+        """Take over another bucket that turned out to be this one: both were spent from it."""
+        self.refill(now)
+        other.refill(now)
+        self.learn(min(self.limit, other.limit), min(self.ceiling, other.ceiling))
+        self.give_back(min(0.0, other.level - other.capacity))
+        self.pending += other.pending
+
+    def snapshot(self, now: float) -> Level:
+        """Return the bucket as it stands, changing nothing."""
+        available = min(self.level + max(0.0, now - self.at) * self.rate, self.capacity)
+        return Level(
+            scope=self.scope,
+            name=self.name,
+            limit=self.limit,
+            available=available,
+            learned=self.configured is None,
+        )

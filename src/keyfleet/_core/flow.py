@@ -1,0 +1,208 @@
+"""One call as a generator of effects.
+
+A driver performs each effect and answers with ``(now, result)``; threads, asyncio and a simulated
+clock drive the same generators. A driver that fails to perform an effect throws the exception in
+and keeps pumping: what the flow holds is settled before it comes out again.
+
+    acquire:  Reserve* Wait* ...                         -> Grant
+    call:     acquire, Send, Settle, (Wait, acquire, Send, Settle)*   -> Grant, Reply
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from math import inf
+from typing import Final, Generic, TypeVar, cast
+
+from .._limits import Costs
+from .._outcome import NOTHING, Kind, Observation, Outcome
+from .._usage import Demand
+from ..errors import NoUsableKey, TooLarge
+from .ledger import Answer, Reservation
+from .retry import Attempts, Budget, RetryPolicy
+from .scheduler import Grant, Reserve, Scheduler, Wait
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Generic[R]):
+    """What came of one attempt: its meaning, and the driver's own `response`."""
+
+    outcome: Outcome
+    response: R
+    observation: Observation = NOTHING
+
+
+class Send:
+    """Effect: send the request with the grant's key; answered by a `Reply`."""
+
+    __slots__ = ("grant",)
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+
+
+class Settle:
+    """Effect: tell the store and the scheduler what became of a grant, so far or in the end.
+
+    `used` is what the provider's limits counted; ``None`` = still in flight.
+    """
+
+    __slots__ = ("grant", "observation", "outcome", "used")
+
+    def __init__(
+        self,
+        grant: Grant,
+        used: Costs | None,
+        outcome: Outcome | None,
+        observation: Observation = NOTHING,
+    ) -> None:
+        self.grant = grant
+        self.used = used
+        self.outcome = outcome
+        self.observation = observation
+
+
+class Release:
+    """Effect: give back a reservation that nobody accepted; nothing was sent."""
+
+    __slots__ = ("reservation",)
+
+    def __init__(self, reservation: Reservation) -> None:
+        self.reservation = reservation
+
+
+Effect = Reserve | Wait | Send | Settle | Release
+
+#: What a driver answers: the instant, and what came of the effect.
+Told = tuple[float, object]
+
+_NONE: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
+#: Refusals count as a request but not its tokens: two refused calls of 249,686 tokens did not raise
+#: "Used" (earendil-works/pi#2366); that the request counts is what OpenAI's guide says.
+_REFUSALS: Final = frozenset({Kind.RATE_LIMITED, Kind.SLOW_DOWN, Kind.TOO_LARGE})
+#: Turned away before any limit looked: no rate-limit headers come with these.
+_UNCOUNTED: Final = frozenset({Kind.KEY_INVALID, Kind.ACCESS_DENIED, Kind.QUOTA_EXHAUSTED})
+#: What an abandoned attempt leaves: it may have been counted, so its estimate stays.
+ABANDONED: Final = Outcome(kind=Kind.CANCELLED, charged=True)
+
+
+def counted(costs: Costs, outcome: Outcome) -> Costs:
+    """Return what the provider's limits counted for an attempt that failed so."""
+    if outcome.kind in _REFUSALS:
+        return (costs[0], 0, 0, 0, 0, 0, 0)
+    if outcome.kind in _UNCOUNTED or (outcome.kind is Kind.NETWORK and not outcome.charged):
+        return _NONE
+    return (*costs[:5], 0, costs[6] if outcome.charged else 0)
+
+
+class Order:
+    """What a call asks for.
+
+    Args:
+        demand: what it will need.
+        wait_for: the most seconds that one attempt may wait for headroom.
+        deadline: the instant after which the call as a whole is of no use.
+        priority: a key of `queue.PATIENCE`.
+        holder: the key whose owner holds what the call refers to; only that owner may serve it.
+            ``None`` = any owner.
+    """
+
+    __slots__ = ("deadline", "demand", "holder", "priority", "wait_for")
+
+    def __init__(
+        self,
+        demand: Demand,
+        wait_for: float = inf,
+        deadline: float = inf,
+        priority: str = "normal",
+        holder: str | None = None,
+    ) -> None:
+        self.demand = demand
+        self.holder = holder
+        self.wait_for = wait_for
+        self.deadline = deadline
+        self.priority = priority
+
+
+def acquire(
+    scheduler: Scheduler, order: Order, now: float, avoid: frozenset[str] = frozenset()
+) -> Generator[Effect, Told, Grant]:
+    """Wait for a key and a reservation.
+
+    Raises:
+        CannotServe: it will not be granted, or not in time.
+    """
+    gives_up_at = min(now + order.wait_for, order.deadline)
+    ticket = scheduler.enter(order.demand, now, gives_up_at, order.priority, avoid, order.holder)
+    try:
+        while (effect := scheduler.step(ticket, now)) is not None:
+            now, answer = yield effect
+            if type(effect) is Reserve:
+                orphan = scheduler.answered(effect, cast(Answer, answer), now)
+                if orphan is not None:
+                    now, _ = yield Release(orphan)
+                elif scheduler.is_done(ticket):
+                    break
+        return scheduler.accept(ticket, now)
+    except BaseException:  # also cancellation: what was granted must come back on every path
+        orphan = scheduler.leave(ticket, now)
+        if orphan is not None:
+            yield Release(orphan)
+        raise
+
+
+def call(
+    scheduler: Scheduler, policy: RetryPolicy, budget: Budget, order: Order, now: float
+) -> Generator[Effect, Told, tuple[Grant, Reply[object]]]:
+    """Send a request until an answer is final. On success the grant is still to be settled.
+
+    Raises:
+        CannotServe: no further attempt was granted, and no answer is there to be shown.
+    """
+    attempts = Attempts(now)
+    budget.earn()
+    avoid: frozenset[str] = frozenset()
+    last: tuple[Grant, Reply[object]] | None = None
+    while True:
+        try:
+            grant = yield from acquire(scheduler, order, now, avoid)
+        except (NoUsableKey, TooLarge):
+            if last is not None:
+                return last  # the provider's own words say more
+            raise
+        reply, now = yield from _attempt(grant)
+        if reply.outcome.ok:
+            return grant, reply
+        last = grant, reply
+        verdict = policy.decide(
+            attempts,
+            reply.outcome,
+            owner=grant.seat.account.owner,
+            others=scheduler.others(order.demand.model, order.holder),
+            budget=budget,
+            now=now,
+        )
+        if not verdict.retry or now + verdict.delay > order.deadline:
+            return last
+        avoid = verdict.avoid
+        if verdict.delay:
+            now, _ = yield Wait(None, now + verdict.delay)
+
+
+def _attempt(grant: Grant) -> Generator[Effect, Told, tuple[Reply[object], float]]:
+    """Send once, and settle unless the answer is a success whose body is still to come."""
+    try:
+        now, answer = yield Send(grant)
+    except BaseException:  # also cancellation: the request may have left, its estimate stays
+        costs = grant.reservation.costs
+        yield Settle(grant, counted(costs, ABANDONED), ABANDONED)
+        raise
+    if not isinstance(answer, Reply):
+        raise TypeError(f"a driver answered Send with {type(answer).__name__}, not a Reply")
+    outcome = answer.outcome
+    used = None if outcome.ok else counted(grant.reservation.costs, outcome)
+    now, _ = yield Settle(grant, used, outcome, answer.observation)
+    return answer, now

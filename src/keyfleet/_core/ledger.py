@@ -1,0 +1,576 @@
+"""All buckets: reserve the first fit of a ranking, settle once, expire, learn from answers.
+
+Theory of operation. A *reservation* takes its costs from every bucket that its account draws on,
+all or nothing, and remembers where from. It is **open** until it is settled (what was used
+replaces what was taken; the difference comes back or becomes debt) or until its lifetime ends
+(**expired**: all comes back, so that a dead process strands no quota). A settlement that comes
+after that still counts what was used, once. Settling twice counts once.
+
+    open --settle--> settled
+    open --expire--> expired --settle--> settled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+from math import inf
+from typing import Final
+
+from .._limits import OWNER_WIDE, RULES, Costs, Limits
+from .._outcome import Kind, Outcome, Reading
+from .bucket import Bucket, Mark
+
+#: Seconds after which an unsettled reservation comes back: the SDK's own time-out for a request
+#: is 600 s, and a stream may go on for longer.
+LIFETIME: Final = 900.0
+#: Seconds to keep away from an owner that refused without saying for how long.
+UNKNOWN_REFUSAL: Final = 1.0
+
+#: What an expired reservation still holds.
+NOTHING_TAKEN: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
+
+#: The limits of an organization (project ``None``) or of a project, for one model family.
+LimitsFor = Callable[[str, str | None, str], Limits]
+
+
+class State(Enum):
+    """Where a reservation is in its life."""
+
+    OPEN = "open"
+    EXPIRED = "expired"
+    SETTLED = "settled"
+
+
+class Account:
+    """What one owner (an organization, or a project in it) may spend on one model family.
+
+    It is a `Candidate` for strategies. Projects of one organization have accounts of their own
+    that share the organization's buckets: the same objects.
+    """
+
+    __slots__ = (
+        "buckets",
+        "family",
+        "granted",
+        "in_flight",
+        "not_before",
+        "organization",
+        "project",
+    )
+
+    def __init__(self, organization: str, project: str | None, family: str) -> None:
+        self.organization = organization
+        self.project = project
+        self.family = family
+        self.buckets: tuple[Bucket, ...] = ()
+        self.in_flight = 0
+        self.granted = 0
+        #: Nothing is granted before this instant: a refusal that named no bucket of ours.
+        self.not_before = -inf
+
+    def __repr__(self) -> str:
+        return f"<Account {self.owner} {self.family or '*'}>"
+
+    @property
+    def owner(self) -> str:
+        """``"acme"`` or ``"acme/research"``."""
+        return self.organization if self.project is None else f"{self.organization}/{self.project}"
+
+    def headroom(self, costs: Costs, now: float) -> float:
+        """What the scarcest bucket would hold after such a call, as a share of its capacity."""
+        # The hot path of a strategy that compares owners: no call for each bucket.
+        least = 1.0
+        for bucket in self.buckets:
+            cost = costs[bucket.metric]
+            if cost:
+                capacity = bucket.capacity
+                level = bucket.level + (now - bucket.at) * bucket.rate
+                share = ((level if level < capacity else capacity) - cost) / capacity
+                if share < least:
+                    least = share
+        return least
+
+    def ready_at(self, costs: Costs, now: float) -> float:
+        """Return the instant when the call would fit; infinite = never, or not by waiting."""
+        ready = self.not_before if self.not_before > now else now
+        for bucket in self.buckets:
+            cost = costs[bucket.metric]
+            if cost:
+                at = bucket.ready_at(cost, now)
+                if at > ready:
+                    ready = at
+        return ready
+
+    def too_large(self, costs: Costs) -> Bucket | None:
+        """Return the bucket that would never admit the call, if one is so small."""
+        for bucket in self.buckets:
+            if bucket.too_large(costs[bucket.metric]):
+                return bucket
+        return None
+
+    def binding(self, costs: Costs, now: float) -> Bucket | None:
+        """Return the bucket that the call waits for the longest."""
+        late = [(bucket.ready_at(costs[bucket.metric], now), bucket) for bucket in self.buckets]
+        at, bucket = max(late, key=lambda pair: pair[0], default=(now, None))
+        return bucket if at > now else None
+
+
+class Reservation:
+    """The ledger's entry: what was taken, and from which buckets."""
+
+    __slots__ = ("account", "answered", "costs", "expires_at", "marks", "number", "state")
+
+    def __init__(
+        self,
+        number: int,
+        account: Account,
+        costs: Costs,
+        marks: list[Mark],
+        expires_at: float,
+    ) -> None:
+        self.number = number
+        self.account = account
+        self.costs = costs
+        #: For each bucket that it took from, the moment when it did.
+        self.marks = marks
+        self.expires_at = expires_at
+        self.state = State.OPEN
+        self.answered = False
+
+    def __repr__(self) -> str:
+        return f"<Reservation {self.number} of {self.account.owner}: {self.state.value}>"
+
+
+class Guard:
+    """A call that waits for an account until an instant, and must not be delayed by others."""
+
+    __slots__ = ("account", "at", "costs")
+
+    def __init__(self, account: Account, costs: Costs, at: float) -> None:
+        self.account = account
+        self.costs = costs
+        self.at = at
+
+    def is_delayed_by(self, account: Account, costs: Costs) -> bool:
+        """Whether granting `costs` on `account` now would make the guarded call wait longer."""
+        mine = self.account.buckets
+        for bucket in account.buckets:
+            cost, other = costs[bucket.metric], self.costs[bucket.metric]
+            if (
+                cost
+                and other
+                and bucket in mine
+                and not bucket.spares(cost, other=other, at=self.at)
+            ):
+                return True
+        return False
+
+
+class Claim:
+    """What a store is asked for: costs, on the first account of a ranking that fits."""
+
+    __slots__ = ("accounts", "costs", "guards")
+
+    def __init__(
+        self, accounts: Iterable[Account], costs: Costs, guards: tuple[Guard, ...] = ()
+    ) -> None:
+        self.accounts = accounts
+        self.costs = costs
+        self.guards = guards
+
+
+class Short:
+    """No account fits now.
+
+    `ready_at` is the earliest instant when one will (infinite: when something is released) and
+    `account` that one. At `expires_at` the oldest reservation comes back at the latest.
+    """
+
+    __slots__ = ("account", "expires_at", "ready_at")
+
+    def __init__(self, account: Account | None, ready_at: float, expires_at: float = inf) -> None:
+        self.account = account
+        self.ready_at = ready_at
+        self.expires_at = expires_at
+
+
+class Oversize:
+    """No account would ever fit: `bucket` of `account` is the largest that is too small."""
+
+    __slots__ = ("account", "bucket")
+
+    def __init__(self, account: Account, bucket: Bucket) -> None:
+        self.account = account
+        self.bucket = bucket
+
+
+#: What a store answers to a `Claim`.
+Answer = Reservation | Short | Oversize
+
+
+class Settlement:
+    """What became of a reservation, so far or in the end.
+
+    `used` is what the provider's limits counted; ``None`` = still in flight, only headers so far.
+    `anchors`: the readings tell the state at this request's admission, not a later one.
+    """
+
+    __slots__ = ("anchors", "outcome", "readings", "reservation", "used")
+
+    def __init__(
+        self,
+        reservation: Reservation,
+        used: Costs | None,
+        readings: tuple[Reading, ...] = (),
+        outcome: Outcome | None = None,
+        *,
+        anchors: bool = True,
+    ) -> None:
+        self.reservation = reservation
+        self.used = used
+        self.readings = readings
+        self.outcome = outcome
+        self.anchors = anchors
+
+
+class Ledger:
+    """The state of every limit. Not thread-safe: its store holds a lock around each call."""
+
+    def __init__(self, limits_for: LimitsFor, *, lifetime: float = LIFETIME) -> None:
+        self._limits_for = limits_for
+        self._lifetime = lifetime
+        self._buckets: dict[tuple[str, str, str], Bucket] = {}
+        self._accounts: dict[tuple[str, str | None, str], Account] = {}
+        # Insertion order is expiry order, since all live equally long.
+        self._open: dict[int, Reservation] = {}
+        #: No open reservation expires before this instant.
+        self._none_before = inf
+        self._alias: dict[str, str] = {}
+        self._number = 0
+
+    # Accounts
+
+    def account(self, organization: str, project: str | None, family: str, now: float) -> Account:
+        """Return the account of an owner for a family, made from the configured limits."""
+        organization = self._alias.get(organization, organization)
+        key = (organization, project, family)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = Account(organization, project, family)
+            account.buckets = self._configured_buckets(account, now)
+        return account
+
+    def _configured_buckets(self, account: Account, now: float) -> tuple[Bucket, ...]:
+        owners: list[str | None] = [None]
+        if account.project is not None:
+            owners.append(account.project)
+        found: list[Bucket] = []
+        for project in owners:
+            scope = _scope(account.organization, project)
+            for limit in self._limits_for(account.organization, project, account.family):
+                family = "" if limit.name in OWNER_WIDE else account.family
+                key = (scope, family, limit.name)
+                if key not in self._buckets:
+                    self._buckets[key] = Bucket.of(limit, scope, now)
+            found += self._buckets_of(scope, account.family)
+        return tuple(found)
+
+    def _buckets_of(self, scope: str, family: str) -> list[Bucket]:
+        names = ((scope, "" if name in OWNER_WIDE else family, name) for name in RULES)
+        return [self._buckets[key] for key in names if key in self._buckets]
+
+    def accounts(self) -> tuple[Account, ...]:
+        """Return every account that was asked for so far."""
+        return tuple(self._accounts.values())
+
+    @property
+    def open(self) -> int:
+        """How many reservations are open."""
+        return len(self._open)
+
+    def next_expiry(self) -> float:
+        """Return the instant when the oldest open reservation expires; infinite = there is none."""
+        return next((r.expires_at for r in self._open.values()), inf)
+
+    # Reserve
+
+    def reserve(self, claim: Claim, now: float) -> Answer:
+        """Reserve the claim's costs on its first account that fits, on all its buckets or none."""
+        if now >= self._none_before:
+            self.expire(now)
+        costs, guards = claim.costs, claim.guards
+        best_at, best = inf, None
+        largest: Oversize | None = None
+        may_fit = False
+        for account in claim.accounts:
+            at = account.ready_at(costs, now)
+            if at <= now:
+                at = _guarded_until(guards, account, costs) if guards else now
+                if at <= now:
+                    return self._take(account, costs, now)
+            if at == inf and (bucket := account.too_large(costs)) is not None:
+                if largest is None or bucket.limit > largest.bucket.limit:
+                    largest = Oversize(account, bucket)
+                continue
+            may_fit = True
+            if best is None or at < best_at:
+                best_at, best = at, account
+        if largest is not None and not may_fit:
+            return largest
+        return Short(best, best_at, self.next_expiry())
+
+    def _take(self, account: Account, costs: Costs, now: float) -> Reservation:
+        marks = [bucket.take(costs[bucket.metric]) for bucket in account.buckets]
+        self._number += 1
+        account.in_flight += 1
+        account.granted += 1
+        expires_at = now + self._lifetime
+        if expires_at < self._none_before:
+            self._none_before = expires_at
+        reservation = Reservation(self._number, account, costs, marks, expires_at)
+        self._open[self._number] = reservation
+        return reservation
+
+    # Settle
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        """Take in what became of a reservation. True if a waiting call may now fit earlier."""
+        reservation = settlement.reservation
+        freed = False
+        if settlement.readings:
+            freed = self._observe(settlement, now)
+        if settlement.used is not None and reservation.state is not State.SETTLED:
+            freed = self._close(reservation, settlement.used, now) or freed
+        if settlement.outcome is not None:
+            self._refused(reservation, settlement.outcome, now)
+        return freed
+
+    def _close(self, reservation: Reservation, used: Costs, now: float) -> bool:
+        expired = reservation.state is State.EXPIRED
+        reservation.state = State.SETTLED
+        costs = reservation.costs
+        if expired:
+            costs = NOTHING_TAKEN
+        else:
+            del self._open[reservation.number]
+            reservation.account.in_flight -= 1
+            if not reservation.answered:
+                self._answer(reservation)
+        freed = False
+        for bucket, *_ in reservation.marks:
+            metric = bucket.metric
+            back = costs[metric] - used[metric]
+            if back:
+                if now > bucket.at:
+                    bucket.refill(now)
+                bucket.give_back(back)
+                if back > 0:
+                    freed = True
+        return freed
+
+    def expire(self, now: float) -> int:
+        """Give back what reservations took whose lifetime ended; return how many there were."""
+        count = 0
+        while self._open:
+            oldest = next(iter(self._open.values()))
+            if oldest.expires_at > now:
+                break
+            self._expire(oldest, now)
+            count += 1
+        self._none_before = self.next_expiry()
+        return count
+
+    def _expire(self, reservation: Reservation, now: float) -> None:
+        reservation.state = State.EXPIRED
+        del self._open[reservation.number]
+        reservation.account.in_flight -= 1
+        if not reservation.answered:
+            self._answer(reservation)
+        for bucket, *_ in reservation.marks:
+            bucket.refill(now)
+            bucket.give_back(reservation.costs[bucket.metric])
+
+    @staticmethod
+    def _answer(reservation: Reservation) -> None:
+        reservation.answered = True
+        for bucket, *_ in reservation.marks:
+            bucket.pending -= reservation.costs[bucket.metric]
+
+    # Learn
+
+    def _observe(self, settlement: Settlement, now: float) -> bool:
+        """Anchor the buckets that headers told of, and learn limits not known. True: there's more.
+
+        Only the first headers of a reservation count: its mark is one moment.
+        """
+        reservation = settlement.reservation
+        if reservation.answered:
+            return False
+        before = sum(bucket.level for bucket, *_ in reservation.marks)
+        for reading in settlement.readings:
+            mark = _marked(reservation, reading)
+            if mark is None:
+                self._learn(reservation, reading, now)
+                continue
+            bucket = mark[0]
+            bucket.refill(now)
+            bucket.learn(reading.limit, reading.burst or reading.limit)
+            if settlement.anchors:
+                upward = reading.limit <= bucket.limit
+                flew_for = now - (reservation.expires_at - self._lifetime)
+                bucket.anchor(reading.level, mark, flew_for=flew_for, upward=upward)
+        self._answer(reservation)
+        return sum(bucket.level for bucket, *_ in reservation.marks) > before
+
+    def _learn(self, reservation: Reservation, reading: Reading, now: float) -> None:
+        """Make the bucket of a limit that was not known.
+
+        Calls in flight took nothing from it: those made later than the answered one are missing
+        from the told level too, so their cost is subtracted here.
+        """
+        account = reservation.account
+        name = _name(reading)
+        if name is None or (reading.project and account.project is None):
+            return
+        project = account.project if reading.project else None
+        scope = _scope(account.organization, project)
+        key = (scope, account.family, name)
+        if key in self._buckets:
+            return  # learned from another answer while this one was on its way
+        bucket = Bucket(
+            scope=scope,
+            name=name,
+            metric=reading.metric,
+            period=reading.period,
+            limit=reading.limit,
+            now=now,
+        )
+        bucket.learn(reading.limit, reading.burst or reading.limit)
+        later = sum(
+            other.costs[reading.metric]
+            for other in self._open.values()
+            if other.number > reservation.number and _shares(other.account, account, project)
+        )
+        bucket.place(reading.level - later)
+        self._buckets[key] = bucket
+        for other in self._accounts.values():
+            if _shares(other, account, project):
+                other.buckets = (*other.buckets, bucket)
+
+    def _refused(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
+        """Believe a refusal: nothing of its size is admitted before the told instant."""
+        account = reservation.account
+        after = outcome.retry_after if outcome.retry_after is not None else UNKNOWN_REFUSAL
+        if outcome.kind is Kind.SLOW_DOWN:
+            for bucket in account.buckets:
+                bucket.slow_down(now)
+            account.not_before = max(account.not_before, now + after)
+        elif outcome.kind is Kind.RATE_LIMITED:
+            refusing = self._refusing(reservation, outcome, now)
+            if refusing is None:
+                account.not_before = max(account.not_before, now + after)
+                return
+            cost = outcome.requested or reservation.costs[refusing.metric]
+            refusing.refused(cost=cost, ready_after=after)
+
+    def _refusing(self, reservation: Reservation, outcome: Outcome, now: float) -> Bucket | None:
+        """Return the bucket that a refusal was about, made from what it told if need be."""
+        if outcome.metric is None or outcome.limit is None or outcome.period is None:
+            return None
+        reading = Reading(
+            metric=outcome.metric,
+            period=outcome.period,
+            limit=outcome.limit,
+            level=0.0 if outcome.used is None else outcome.limit - outcome.used,
+            project=outcome.scope == "project",
+        )
+        account = reservation.account
+        bucket = _find(account, account.buckets, reading)
+        if bucket is None:
+            self._learn(reservation, reading, now)
+            return _find(account, account.buckets, reading)
+        bucket.refill(now)
+        bucket.learn(reading.limit, min(bucket.ceiling, reading.limit))
+        return bucket
+
+    # Identity
+
+    def merge(self, organization: str, into: str, now: float) -> None:
+        """Make two organizations one: the provider says that they are. Their use adds up."""
+        organization = self._alias.get(organization, organization)
+        into = self._alias.get(into, into)
+        if organization == into:
+            return
+        for name, target in list(self._alias.items()):
+            if target == organization:
+                self._alias[name] = into
+        self._alias[organization] = into
+        for key in [k for k in self._buckets if _in_scope(k[0], organization)]:
+            scope, family, name = key
+            bucket = self._buckets.pop(key)
+            bucket.scope = into + scope[len(organization) :]
+            renamed = (bucket.scope, family, name)
+            kept = self._buckets.setdefault(renamed, bucket)
+            if kept is not bucket:
+                kept.merge(bucket, now)
+        for old in [k for k in self._accounts if k[0] == organization]:
+            # Reservations on it still settle into the buckets that they took from.
+            self._accounts.pop(old).organization = into
+        for account in self._accounts.values():
+            if account.organization == into:
+                account.buckets = self._configured_buckets(account, now)
+
+    def resolve(self, organization: str) -> str:
+        """Return the name under which an organization's buckets stand."""
+        return self._alias.get(organization, organization)
+
+
+def _scope(organization: str, project: str | None) -> str:
+    return organization if project is None else f"{organization}/{project}"
+
+
+def _in_scope(scope: str, organization: str) -> bool:
+    return scope == organization or scope.startswith(f"{organization}/")
+
+
+def _guarded_until(guards: tuple[Guard, ...], account: Account, costs: Costs) -> float:
+    """Return when the guarded calls that this would delay are served; -inf = it delays none."""
+    delayed = (guard.at for guard in guards if guard.is_delayed_by(account, costs))
+    return max(delayed, default=-inf)
+
+
+def _shares(other: Account, account: Account, project: str | None) -> bool:
+    """Whether the other account draws on the same organization's (or project's) buckets."""
+    same = other.organization == account.organization and other.family == account.family
+    return same and (project is None or other.project == project)
+
+
+def _name(reading: Reading) -> str | None:
+    """Return the limit's name for what headers told; ``None`` where no rule has that period."""
+    for name, (metric, period) in RULES.items():
+        if metric is reading.metric and period == reading.period:
+            return name
+    return None
+
+
+def _marked(reservation: Reservation, reading: Reading) -> Mark | None:
+    """Return the reservation's mark in the bucket that a reading is about."""
+    bucket = _find(reservation.account, [mark[0] for mark in reservation.marks], reading)
+    return next((mark for mark in reservation.marks if mark[0] is bucket), None)
+
+
+def _find(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:
+    """Return the bucket that a reading is about; one without a period is told by its limit."""
+    if reading.project and account.project is None:
+        return None
+    scope = _scope(account.organization, account.project if reading.project else None)
+    for bucket in buckets:
+        if bucket.metric is reading.metric and bucket.scope == scope:
+            if reading.period is None:
+                matches = bucket.limit == reading.limit
+            else:
+                matches = bucket.period == reading.period
+            if matches:
+                return bucket
+    return None

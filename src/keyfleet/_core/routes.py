@@ -1,0 +1,167 @@
+"""Which owners may serve a model, and which of them are usable now.
+
+A *seat* is one owner's place on a route: its account, and its keys that are alive, which take
+turns. Seats leave and join the ready ones in constant time when a subject's health changes, so that
+neither the number of owners nor of sick ones is felt by a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from math import inf
+
+from .._keys import ApiKey
+from .._limits import Metric
+from .health import State, Subject
+from .ledger import Account
+
+
+class Seat:
+    """One owner on one model's route."""
+
+    __slots__ = ("_turn", "account", "keys", "position", "subjects")
+
+    def __init__(self, account: Account, subjects: tuple[Subject, ...]) -> None:
+        self.account = account
+        self.keys: list[tuple[ApiKey, Subject]] = []
+        #: The subjects besides its keys whose health decides.
+        self.subjects = subjects
+        #: Its index among the ready ones; -1 = it is not ready.
+        self.position = -1
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        return f"<Seat {self.account!r} {[key.key_id for key, _ in self.keys]}>"
+
+    @property
+    def usable(self) -> bool:
+        """Whether an attempt may be made here now."""
+        return all(subject.usable for subject in self.subjects) and any(
+            subject.usable and subject.trusted for _, subject in self.keys
+        )
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no attempt will be made here unless something is revived."""
+        return any(subject.state is State.DEAD for subject in self.subjects) or all(
+            subject.state is State.DEAD for _, subject in self.keys
+        )
+
+    @property
+    def until(self) -> float:
+        """The instant until which it is certainly not usable; infinite = not known, or for good.
+
+        A probe in flight, or the first answer to a key on trial, may open it at any moment.
+        """
+        if self.is_dead or not any(s.usable and s.trusted for _, s in self.keys):
+            return inf
+        return max((_ends_at(s) for s in self.subjects if not s.usable), default=-inf)
+
+    def next_key(self) -> tuple[ApiKey, Subject]:
+        """Return the key whose turn it is: keys of one owner share all, so they rotate evenly."""
+        keys = self.keys
+        if len(keys) == 1:
+            return keys[0]
+        for _ in keys:
+            self._turn = (self._turn + 1) % len(keys)
+            subject = keys[self._turn][1]
+            if subject.usable and subject.trusted:
+                break
+        return keys[self._turn]
+
+
+class Route:
+    """The owners of one model; with a `holder`, only the owner of that key."""
+
+    __slots__ = ("holder", "kin", "model", "ready", "seats", "supply_at", "supply_cache")
+
+    def __init__(self, model: str, holder: str | None = None) -> None:
+        self.model = model
+        self.holder = holder
+        self.seats: dict[Account, Seat] = {}
+        #: The accounts of the seats that are usable now: what a strategy ranks.
+        self.ready: list[Account] = []
+        #: The accounts of each organization: they share its buckets.
+        self.kin: dict[str, list[Account]] = {}
+        self.supply_at = -inf
+        self.supply_cache: list[tuple[Metric, float, float]] = []
+
+    def refresh(self, seat: Seat) -> bool:
+        """Let a seat join or leave the ready ones; return whether it joined."""
+        usable = seat.usable
+        if usable and seat.position < 0:
+            seat.position = len(self.ready)
+            self.ready.append(seat.account)
+            return True
+        if not usable and seat.position >= 0:
+            last = self.ready.pop()
+            if last is not seat.account:
+                self.ready[seat.position] = last
+                self.seats[last].position = seat.position
+            seat.position = -1
+        return False
+
+    def ready_except(self, avoid: frozenset[str]) -> list[Account]:
+        """Return the ready accounts without some owners, or all where none is left."""
+        if not avoid:
+            return self.ready
+        return [account for account in self.ready if account.owner not in avoid] or self.ready
+
+    def usable_at(self) -> float:
+        """Return the earliest instant when a seat that is not ready may be; infinite = none."""
+        if len(self.ready) == len(self.seats):
+            return inf
+        waiting = (seat.until for seat in self.seats.values() if seat.position < 0)
+        return min(waiting, default=inf)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether every owner is dead."""
+        return not self.ready and all(seat.is_dead for seat in self.seats.values())
+
+    def supply(self, now: float) -> list[tuple[Metric, float, float]]:
+        """Return ``(metric, level, rate)`` of every limit that all ready owners have.
+
+        What they hold together bounds how fast a backlog can go. Kept for a second, since it
+        costs a look at every bucket.
+        """
+        if not 0 <= now - self.supply_at < 1.0:
+            self.supply_at = now
+            self.supply_cache = list(_supply(self.ready, now))
+        return self.supply_cache
+
+
+def _ends_at(subject: Subject) -> float:
+    return inf if subject.state is State.PROBING else subject.until
+
+
+def _supply(accounts: list[Account], now: float) -> Iterable[tuple[Metric, float, float]]:
+    totals: dict[tuple[Metric, float], tuple[Metric, float, float]] = {}
+    seen: set[int] = set()
+    holders: dict[tuple[Metric, float], int] = {}
+    for account in accounts:
+        kinds = {(b.metric, b.period) for b in account.buckets if b.period is not None}
+        for metric, period in kinds:
+            holders[metric, period] = holders.get((metric, period), 0) + 1
+        for bucket in account.buckets:
+            if bucket.period is None or id(bucket) in seen:
+                continue
+            seen.add(id(bucket))
+            _, level, rate = totals.get((bucket.metric, bucket.period), (bucket.metric, 0.0, 0.0))
+            held = max(0.0, bucket.level + (now - bucket.at) * bucket.rate)
+            total = (bucket.metric, level + min(held, bucket.capacity), rate + bucket.rate)
+            totals[bucket.metric, bucket.period] = total
+    for kind, total in totals.items():
+        if holders[kind] == len(accounts):
+            yield total
+
+
+def allows(key: ApiKey, model: str) -> bool:
+    """Whether the key may be used for the model."""
+    return not key.only_models or any(fnmatchcase(model, p) for p in key.only_models)
+
+
+def owner_of(key: ApiKey) -> tuple[str, str | None]:
+    """Return the organization and the project that a key belongs to, as far as is known."""
+    return key.organization, key.project

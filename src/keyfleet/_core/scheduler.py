@@ -1,0 +1,719 @@
+"""Joins the parts: who may serve a call, in what order calls are served, when to look again.
+
+The scheduler decides and performs nothing: `step` returns the next effect for a call (`Reserve`,
+`Wait`) or None when it is granted, and a driver carries it out. Calls that must be woken are left
+in `woken` for the driver to wake once it has let go of its lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
+from math import floor, inf
+from typing import Final, assert_never
+
+from .._keys import ApiKey
+from .._limits import Metric
+from .._outcome import Observation, Outcome
+from .._protocols import Strategy
+from .._usage import Demand
+from ..errors import ConfigError, NoUsableKey, PoolClosed, QueueFull, TooLarge, WaitTimeout
+from .health import (
+    ANSWERED,
+    TRIAL_FOR,
+    TRIAL_GROWTH,
+    Event,
+    Level,
+    State,
+    Subject,
+    told_by,
+)
+from .identity import Identities, Regrouping, regrouped
+from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
+from .queue import PATIENCE, Lane, Ticket
+from .routes import Route, Seat, allows, owner_of
+
+TOKEN_METRICS: Final = frozenset({Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS})
+#: Seconds of gain below which a sleeping head is not woken to sleep a little less.
+WORTH_WAKING: Final = 0.001
+
+
+class Reserve:
+    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's."""
+
+    __slots__ = ("claim", "ticket")
+
+    def __init__(self, ticket: Ticket, claim: Claim) -> None:
+        self.ticket = ticket
+        self.claim = claim
+
+
+class Wait:
+    """Effect: sleep until the instant `until`, or until the ticket is woken."""
+
+    __slots__ = ("ticket", "until")
+
+    def __init__(self, ticket: Ticket | None, until: float) -> None:
+        self.ticket = ticket
+        self.until = until
+
+
+class Grant:
+    """What a call got: a key and a reservation on its owner."""
+
+    __slots__ = ("at", "key", "key_subject", "reservation", "seat", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        seat: Seat,
+        key: ApiKey,
+        key_subject: Subject,
+        reservation: Reservation,
+        at: float,
+    ) -> None:
+        self.ticket = ticket
+        self.seat = seat
+        self.key = key
+        self.key_subject = key_subject
+        self.reservation = reservation
+        self.at = at
+
+    @property
+    def waited_for(self) -> float:
+        """Seconds from the call's entry to its grant."""
+        return self.at - self.ticket.entered_at
+
+
+class Scheduler:
+    """The state of one fleet in one process. Not thread-safe: its pool holds a lock."""
+
+    def __init__(
+        self,
+        keys: Sequence[ApiKey],
+        *,
+        account_of: Callable[[ApiKey, str], Account],
+        family_of: Callable[[ApiKey, str], str],
+        strategy: Strategy,
+        max_waiting: int,
+    ) -> None:
+        self._keys = {key.key_id: key for key in keys}
+        self._account_of = account_of
+        self._family_of = family_of
+        self._strategy = strategy
+        self._max_waiting = max_waiting
+        self._routes: dict[tuple[str, str | None], Route] = {}
+        self._lanes: dict[tuple[str, str | None], Lane] = {}
+        self._busy_lanes: dict[Lane, None] = {}
+        self._subjects: dict[str, Subject] = {}
+        self._seats_of: dict[Subject, list[tuple[Route, Seat]]] = {}
+        self._resting: list[tuple[float, int, Subject]] = []
+        #: Subjects that are not closed; mostly none, so that a call doesn't look at any.
+        self._ailing: set[Subject] = set()
+        #: When keys on trial may have more attempts.
+        self._trials: list[tuple[float, int, Subject]] = []
+        #: Closed subjects with faults in a row, fewer than open them.
+        self._suspects: set[Subject] = set()
+        self._identities = Identities()
+        self._number = 0
+        self._closed = False
+        #: Calls to be woken by the driver.
+        self.woken: list[Ticket] = []
+        #: Subjects whose state changed, for the driver to tell listeners.
+        self.changed: list[tuple[str, State, str]] = []
+        self.waiting = 0
+
+    # Routes
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The fleet's keys, as far as is known of their owners by now."""
+        return tuple(self._keys.values())
+
+    def route(self, model: str, holder: str | None = None) -> Route:
+        """Return the owners that may serve a model, or only the owner of a key.
+
+        Raises:
+            ConfigError: no key may be used for the model.
+        """
+        route = self._routes.get((model, holder))
+        if route is None:
+            route = Route(model, holder)
+            self._fill(route)
+            if not route.seats:
+                raise ConfigError(
+                    f"no key may use the model {model!r}",
+                    cure="Check `only_models` of the organizations, or the model's name",
+                )
+            self._routes[model, holder] = route
+        return route
+
+    def _fill(self, route: Route) -> None:
+        route.seats.clear()
+        route.ready.clear()
+        route.kin.clear()
+        route.supply_at = -inf
+        keys = self._keys.values()
+        held_by = None if route.holder is None else owner_of(self._keys[route.holder])
+        for key in keys if held_by is None else [k for k in keys if owner_of(k) == held_by]:
+            if allows(key, route.model):
+                self._seat(route, key)
+        for seat in route.seats.values():
+            seat.position = -1
+            route.refresh(seat)
+
+    def _seat(self, route: Route, key: ApiKey) -> None:
+        account = self._account_of(key, self._family_of(key, route.model))
+        seat = route.seats.get(account)
+        if seat is None:
+            seat = route.seats[account] = Seat(account, self._owner_subjects(account, key, route))
+            route.kin.setdefault(account.organization, []).append(account)
+            for subject in seat.subjects:
+                self._seats_of.setdefault(subject, []).append((route, seat))
+        subject = self._subject(f"key {key.key_id}")
+        seat.keys.append((key, subject))
+        self._seats_of.setdefault(subject, []).append((route, seat))
+
+    def _owner_subjects(self, account: Account, key: ApiKey, route: Route) -> tuple[Subject, ...]:
+        names = [
+            f"organization {account.organization}",
+            f"model {route.model} of {account.owner}",
+            f"model {route.model} at {key.provider} {key.base_url}".rstrip(),
+        ]
+        if account.project is not None:
+            names.append(f"project {account.owner}")
+        return tuple(self._subject(name) for name in names)
+
+    def _subject(self, name: str) -> Subject:
+        return self._subjects.setdefault(name, Subject(name))
+
+    # A call's way in
+
+    def enter(
+        self,
+        demand: Demand,
+        now: float,
+        gives_up_at: float,
+        priority: str = "normal",
+        avoid: frozenset[str] = frozenset(),
+        holder: str | None = None,
+    ) -> Ticket:
+        """Take a call in. Follow with `step` until it returns None.
+
+        Raises:
+            PoolClosed: the pool was closed.
+            ConfigError: no key may be used for the model; an unknown priority.
+        """
+        if self._closed:
+            raise PoolClosed
+        if priority not in PATIENCE:
+            raise ConfigError(
+                f"unknown priority {priority!r}", cure=f"Known: {', '.join(PATIENCE)}"
+            )
+        lane = self._lanes.get((demand.model, holder))
+        if lane is None:
+            route = self.route(demand.model, holder)
+            lane = self._lanes[demand.model, holder] = Lane(route)
+        self._number += 1
+        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid)
+
+    def step(self, ticket: Ticket, now: float) -> Reserve | Wait | None:
+        """Return what to do next for a call; None = it is granted, `accept` it.
+
+        Raises:
+            CannotServe: it will not be granted.
+            PoolClosed: the pool was closed meanwhile.
+        """
+        lane = ticket.lane
+        if (self._resting or self._trials) and self._next_change() <= now:
+            self._wake_rested(now)
+        if ticket.reservation is None and not ticket.waiting and ticket.error is None:
+            if ticket.short is None and self._may_try(ticket):
+                return self._claim(ticket, now)
+            self._queue(ticket, now)
+        effect = self._serve(lane, ticket, now)
+        if effect is not None:
+            return effect
+        if ticket.reservation is not None:
+            return None
+        if ticket.error is not None:
+            raise ticket.error
+        if now >= ticket.gives_up_at:
+            raise self._too_late(ticket, now)
+        return Wait(ticket, min(ticket.gives_up_at, self._looks_at(ticket, now)))
+
+    @staticmethod
+    def _looks_at(ticket: Ticket, now: float) -> float:
+        """Return when a call serves its lane by itself.
+
+        The head does when the lane is due. Another does once when it may fit by its own claim's
+        answer; from then on the head sees to it.
+        """
+        lane, short = ticket.lane, ticket.short
+        if lane.head is ticket:
+            return lane.ready_at
+        if short is None or short.ready_at <= now:
+            return inf
+        lane.ready_at = min(lane.ready_at, short.ready_at)
+        return short.ready_at
+
+    @staticmethod
+    def is_done(ticket: Ticket) -> bool:
+        """Whether a call is granted and no other waits that it should serve first."""
+        lane = ticket.lane
+        return ticket.reservation is not None and lane.busy is None and not lane.waiting
+
+    def _may_try(self, ticket: Ticket) -> bool:
+        head = ticket.lane.head
+        return head is None or ticket < head or ticket.lane.may_pass(ticket)
+
+    def _claim(self, ticket: Ticket, now: float) -> Reserve:
+        lane = ticket.lane
+        ready = lane.route.ready_except(ticket.avoid)
+        ranking: Iterable[Account] = ready
+        if len(ready) > 1:
+            ranking = self._strategy.rank(ready, ticket.demand, now)
+        guards: tuple[Guard, ...] = ()
+        if self._busy_lanes:
+            # Only of heads that are due before it: two heads must not guard against each other.
+            guards = tuple(
+                other.guard
+                for other in self._busy_lanes
+                if other.guard is not None and other.waiting[0] < ticket
+            )
+        return Reserve(ticket, Claim(ranking, ticket.costs, guards))
+
+    def _serve(self, lane: Lane, ticket: Ticket, now: float) -> Reserve | None:
+        """Return the lane's next claim, if it is due and nobody else serves it."""
+        if lane.busy is not None and lane.busy is not ticket:
+            return None
+        head = lane.head
+        while lane.passers:
+            passer = lane.passers.pop()
+            if passer.waiting:
+                return self._claim(passer, now)
+        if head is not None and lane.ready_at <= now:
+            lane.busy = ticket
+            return self._claim(head, now)
+        if lane.busy is ticket:
+            lane.busy = None
+            if head is not None and head is not ticket:
+                self.woken.append(head)
+        return None
+
+    def answered(self, effect: Reserve, answer: Answer, now: float) -> Reservation | None:
+        """Take in the store's answer. Returns a reservation that nobody wants, to be released."""
+        ticket = effect.ticket
+        match answer:
+            case Reservation():
+                return self._granted(ticket, answer, now)
+            case Oversize():
+                self._fail(ticket, _oversize(ticket, answer))
+            case Short():
+                if ticket.waiting:
+                    self._still_short(ticket, answer, now)
+                else:
+                    ticket.short = answer
+            case _:
+                assert_never(answer)
+        return None
+
+    def _granted(self, ticket: Ticket, reservation: Reservation, now: float) -> Reservation | None:
+        if ticket.left or ticket.error is not None or ticket.reservation is not None:
+            return reservation
+        ticket.reservation = reservation
+        if ticket.waiting:
+            self._unqueue(ticket)
+            self.woken.append(ticket)
+        seat = ticket.seat = self._seat_of(ticket, reservation)
+        _, subject = ticket.key = seat.next_key()
+        if not subject.proven:
+            self._try_out(subject, now)
+        if self._ailing:
+            self._begin_probe(seat, now)
+        return None
+
+    def _still_short(self, ticket: Ticket, answer: Short, now: float) -> None:
+        lane = ticket.lane
+        ready_at = min(answer.ready_at, lane.route.usable_at())
+        # What is not known ends at the latest when a reservation or a probe is given up.
+        look_at = min(ready_at, answer.expires_at, self._next_change())
+        look_at = max(look_at, now + WORTH_WAKING / 1000)
+        if ticket is not lane.head:
+            lane.ready_at = min(lane.ready_at, look_at)
+            return
+        if lane.again:
+            lane.again = False
+            return
+        lane.ready_at = look_at
+        lane.guard = None
+        if answer.account is not None and answer.ready_at <= ready_at:
+            lane.guard = Guard(answer.account, ticket.costs, answer.ready_at)
+        if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
+            self._fail(ticket, self._too_late(ticket, now))
+            return
+        lane.passers = list(lane.candidates_to_pass())[::-1]
+
+    def _fail(self, ticket: Ticket, error: TooLarge | WaitTimeout | NoUsableKey) -> None:
+        ticket.error = error
+        if ticket.waiting:
+            self._unqueue(ticket)
+            self.woken.append(ticket)
+
+    def _queue(self, ticket: Ticket, now: float) -> None:
+        lane = ticket.lane
+        if lane.route.is_hopeless:
+            raise self._too_late(ticket, now)
+        eta = self._eta(ticket, now)
+        if ticket.gives_up_at < now + eta < inf:
+            raise self._too_late(ticket, now, eta)
+        if self.waiting >= self._max_waiting:
+            raise QueueFull(
+                f"{self.waiting} calls wait already (wait.max_waiting)",
+                retry_after=_finite(eta),
+                model=ticket.demand.model,
+            )
+        lane.add(ticket)
+        self.waiting += 1
+        self._busy_lanes[lane] = None
+        if lane.head is ticket and ticket.short is not None:
+            # Who comes before the head was tried first, so it knows already when it fits.
+            self._still_short(ticket, ticket.short, now)
+            lane.passers = []  # they were told their own instants
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        lane = ticket.lane
+        was_head = lane.head is ticket
+        lane.remove(ticket)
+        self.waiting -= 1
+        if lane.head is None:
+            lane.ready_at = -inf
+            lane.guard = None
+            lane.passers = []
+            self._busy_lanes.pop(lane, None)
+        elif was_head:
+            lane.ready_at = -inf
+
+    # A call's way out
+
+    def accept(self, ticket: Ticket, now: float) -> Grant:
+        """Turn a granted ticket into a grant."""
+        reservation, seat = ticket.reservation, ticket.seat
+        if reservation is None or seat is None or ticket.key is None:
+            raise AssertionError("only a granted ticket can be accepted")
+        ticket.reservation = None
+        ticket.left = True
+        key, subject = ticket.key
+        return Grant(ticket, seat, key, subject, reservation, now)
+
+    def _try_out(self, subject: Subject, now: float) -> None:
+        """Count an attempt with a key that was never answered; after some, it has to wait."""
+        subject.trials += 1
+        if subject.trials == subject.allowed:
+            self._number += 1
+            heappush(self._trials, (now + TRIAL_FOR, self._number, subject))
+            self._refresh(subject)
+
+    @staticmethod
+    def _seat_of(ticket: Ticket, reservation: Reservation) -> Seat:
+        route, account = ticket.lane.route, reservation.account
+        seat = route.seats.get(account)
+        if seat is not None:
+            return seat
+        # Its owner was merged into another, or split by project, after it was granted.
+        return route.seats[route.kin[account.organization][0]]
+
+    def leave(self, ticket: Ticket, now: float) -> Reservation | None:
+        """Take a call out that gave up; returns what it was granted and never accepted."""
+        lane = ticket.lane
+        if ticket.left:
+            return None
+        ticket.left = True
+        if ticket.waiting:
+            self._unqueue(ticket)
+        if lane.busy is ticket:
+            lane.busy = None
+        if lane.head is not None:
+            self._hurry(lane, now if ticket.reservation is not None else lane.ready_at)
+        reservation, ticket.reservation = ticket.reservation, None
+        if ticket.seat is not None:
+            self._abandon(ticket.seat, now)
+        return reservation
+
+    def close(self) -> None:
+        """Refuse new calls, and let those that wait fail."""
+        self._closed = True
+        for lane in list(self._busy_lanes):
+            for ticket in list(lane.waiting):
+                ticket.error = PoolClosed()
+                self._unqueue(ticket)
+                self.woken.append(ticket)
+
+    # What comes back
+
+    def freed(self, account: Account, now: float) -> None:
+        """Look whether a waiting head fits earlier, after something came back to an owner."""
+        for lane in self._busy_lanes:
+            if lane.busy is not None:
+                lane.again = True
+                continue
+            head = lane.waiting[0]
+            kin = lane.route.kin.get(account.organization, ())
+            ready = (other.ready_at(head.costs, now) for other in kin)
+            earliest = min(ready, default=inf)
+            if earliest < lane.ready_at - WORTH_WAKING:
+                self._hurry(lane, earliest)
+
+    def _hurry(self, lane: Lane, at: float) -> None:
+        lane.ready_at = min(lane.ready_at, at)
+        self.woken.append(lane.waiting[0])
+
+    @property
+    def troubled(self) -> bool:
+        """Whether a success would change anything: some subject is not closed, or nearly so."""
+        return bool(self._ailing or self._suspects)
+
+    def prove(self, subject: Subject) -> None:
+        """Take a key off trial: it was answered."""
+        subject.proven = True
+        self._refresh(subject)
+
+    def report(self, grant: Grant, outcome: Outcome, now: float) -> None:
+        """Move the health of what an attempt's outcome speaks of."""
+        told = told_by(outcome)
+        if told is not None:
+            level, event = told
+            subject = self._spoken_of(grant, level, outcome)
+            if grant.at >= subject.since:
+                self._tell(
+                    subject,
+                    event,
+                    now,
+                    retry_after=outcome.retry_after,
+                    reason=outcome.code or outcome.kind.value,
+                )
+        if outcome.kind in ANSWERED and not grant.key_subject.proven:
+            self.prove(grant.key_subject)
+        if self.troubled:
+            self._clear(grant, outcome, now)
+
+    def _clear(self, grant: Grant, outcome: Outcome, now: float) -> None:
+        """End the probe that an attempt was, and forget the faults that its answer disproves."""
+        answered = outcome.kind in ANSWERED
+        for subject in grant.seat.subjects:
+            if subject.state is State.PROBING and grant.at >= subject.since:
+                self._tell(subject, Event.SUCCESS if answered else Event.ABANDON, now)
+            elif answered and subject in self._suspects:
+                subject.tell(Event.SUCCESS, now)
+                self._suspects.discard(subject)
+
+    @staticmethod
+    def _spoken_of(grant: Grant, level: Level, outcome: Outcome) -> Subject:
+        subjects = grant.seat.subjects
+        match level:
+            case Level.KEY:
+                return grant.key_subject
+            case Level.OWNER_MODEL:
+                return subjects[1]
+            case Level.PROVIDER_MODEL:
+                return subjects[2]
+            case Level.OWNER:
+                if outcome.scope == "project" and len(subjects) > 3:
+                    return subjects[3]
+                return subjects[0]
+            case _:
+                assert_never(level)
+
+    def _tell(
+        self,
+        subject: Subject,
+        event: Event,
+        now: float,
+        *,
+        retry_after: float | None = None,
+        reason: str = "",
+    ) -> bool:
+        if not subject.tell(event, now, retry_after=retry_after, reason=reason):
+            if subject.faults:
+                self._suspects.add(subject)
+            return False
+        self.changed.append((subject.name, subject.state, subject.reason))
+        if subject.state is State.CLOSED:
+            self._ailing.discard(subject)
+        else:
+            self._ailing.add(subject)
+        if subject.until < inf:
+            self._number += 1
+            heappush(self._resting, (subject.until, self._number, subject))
+        self._refresh(subject)
+        return True
+
+    def _refresh(self, subject: Subject) -> None:
+        """Let the seats of a subject join or leave the ready ones, and calls that wait know."""
+        for route, seat in self._seats_of.get(subject, ()):
+            route.supply_at = -inf
+            route.refresh(seat)
+            lane = self._lanes.get((route.model, route.holder))
+            if lane is not None and lane.head is not None:
+                self._hurry(lane, -inf)
+
+    def _wake_rested(self, now: float) -> None:
+        while self._resting and self._resting[0][0] <= now:
+            until, _, subject = heappop(self._resting)
+            if subject.until == until:
+                self._tell(subject, Event.DUE, now)
+        while self._trials and self._trials[0][0] <= now:
+            _, _, subject = heappop(self._trials)
+            subject.allowed *= TRIAL_GROWTH
+            self._refresh(subject)
+
+    def _next_change(self) -> float:
+        """Return the instant when a subject that rests, or a key on trial, may be used again."""
+        trial = self._trials[0][0] if self._trials else inf
+        return min(trial, self._resting[0][0]) if self._resting else trial
+
+    def _begin_probe(self, seat: Seat, now: float) -> None:
+        for subject in seat.subjects:
+            if subject.state is State.HALF_OPEN:
+                self._tell(subject, Event.PROBE, now)
+
+    def _abandon(self, seat: Seat, now: float) -> None:
+        for subject in seat.subjects:
+            if subject.state is State.PROBING:
+                self._tell(subject, Event.ABANDON, now)
+
+    def revive(self, name: str | None, now: float) -> int:
+        """Close every subject, or those whose name holds `name`; return how many changed."""
+        chosen = [s for s in self._subjects.values() if name is None or name in s.name]
+        return sum(self._tell(subject, Event.REVIVE, now) for subject in chosen)
+
+    def others(self, model: str, holder: str | None = None) -> frozenset[str]:
+        """Return the owners that could serve a model now."""
+        return frozenset(account.owner for account in self.route(model, holder).ready)
+
+    # Identity
+
+    def identify(self, grant: Grant, observation: Observation) -> Regrouping | None:
+        """Take in who the provider says a key belongs to; returns what follows from it.
+
+        The caller merges the organizations in the store, then calls `regroup`.
+        """
+        return self._identities.tell(grant.key, observation, self._keys)
+
+    def regroup(self, regrouping: Regrouping) -> None:
+        """Lay the routes anew, now that keys turned out to have other owners."""
+        merges, projects = dict(regrouping.merges), dict(regrouping.projects)
+        for key in self.keys:
+            self._keys[key.key_id] = regrouped(key, merges, projects)
+        self._seats_of.clear()
+        for route in self._routes.values():
+            self._fill(route)
+        for lane in self._busy_lanes:
+            self._hurry(lane, -inf)
+
+    # Telling
+
+    def accounts(self) -> Iterable[Account]:
+        """Return every account on some route, each once."""
+        return {account: None for route in self._routes.values() for account in route.seats}
+
+    def key_subject(self, key: ApiKey) -> Subject:
+        """Return the health of a key."""
+        return self._subject(f"key {key.key_id}")
+
+    def ailing(self) -> Iterable[Subject]:
+        """Return the subjects that are not closed."""
+        return sorted(self._ailing, key=lambda subject: subject.name)
+
+    def waiting_lanes(self) -> Iterable[Lane]:
+        """Return the lanes in which calls wait."""
+        return tuple(self._busy_lanes)
+
+    def eta(self, demand: Demand, now: float) -> float:
+        """Return the seconds until such a call could be granted, behind those that wait now."""
+        self._wake_rested(now)
+        eta = self._eta(self.enter(demand, now, inf), now)
+        if eta == inf and self._trials:
+            return self._trials[0][0] - now
+        return eta
+
+    def _eta(self, ticket: Ticket, now: float) -> float:
+        """What is ahead can't be served faster than all owners together refill."""
+        lane, route = ticket.lane, ticket.lane.route
+        if ticket.short is not None:
+            soonest = ticket.short.ready_at
+        else:
+            soonest = min((a.ready_at(ticket.costs, now) for a in route.ready), default=inf)
+        eta = max(0.0, min(soonest, route.usable_at()) - now)
+        if not lane.waiting:
+            return eta
+        ahead = lane.ahead_of(ticket)
+        for metric, level, rate in route.supply(now):
+            used = lane.used if metric in TOKEN_METRICS else 1.0
+            missing = (ahead[metric] + ticket.costs[metric]) * used - level
+            if rate and missing / rate > eta:
+                eta = missing / rate
+        return eta
+
+    def _too_late(
+        self, ticket: Ticket, now: float, eta: float | None = None
+    ) -> WaitTimeout | NoUsableKey:
+        route = ticket.lane.route
+        key_ids = tuple(key.key_id for seat in route.seats.values() for key, _ in seat.keys)[:32]
+        if route.is_hopeless:
+            return NoUsableKey(
+                f"no key may serve {ticket.demand.model!r} any more: {self._sick(route)}",
+                key_ids=key_ids,
+                model=ticket.demand.model,
+            )
+        if eta is None:
+            eta = max(self._eta(ticket, now), ticket.lane.ready_at - now)
+        waited = now - ticket.entered_at
+        return WaitTimeout(
+            f"{ticket.demand.model or 'the call'} can't be granted in time: it may wait "
+            f"{ticket.gives_up_at - now:.3g} s more and would need {eta:.3g} s; "
+            f"{self.why(ticket, now)}",
+            retry_after=_finite(eta),
+            key_ids=key_ids,
+            model=ticket.demand.model,
+            waited_for=waited,
+        )
+
+    def why(self, ticket: Ticket, now: float) -> str:
+        """Say in a few words what a call waits for."""
+        route = ticket.lane.route
+        if not route.ready:
+            return f"no owner is usable now: {self._sick(route)}"
+        account = min(route.ready, key=lambda a: a.ready_at(ticket.costs, now))
+        bucket = account.binding(ticket.costs, now)
+        ahead = len(ticket.lane.waiting)
+        behind = f"{ahead} calls wait for the same" if ahead else "no other call waits"
+        if bucket is None:
+            return behind
+        return (
+            f"{bucket.scope} has {floor(bucket.level)} of {bucket.limit:g} {bucket.name} left, "
+            f"the call needs {ticket.costs[bucket.metric]:g}; {behind}"
+        )
+
+    def _sick(self, route: Route) -> str:
+        subjects: dict[Subject, None] = {}
+        for seat in route.seats.values():
+            for subject in (*seat.subjects, *(s for _, s in seat.keys)):
+                if not subject.usable:
+                    subjects[subject] = None
+        told = [f"{s.name} is {s.state.value} ({s.reason})" for s in list(subjects)[:8]]
+        return "; ".join(told) or "their keys are on trial, none was answered yet"
+
+
+def _oversize(ticket: Ticket, answer: Oversize) -> TooLarge:
+    bucket = answer.bucket
+    return TooLarge(
+        f"the call needs {ticket.costs[bucket.metric]:g} {bucket.metric.name.lower()}, more than "
+        f"{bucket.scope}'s whole limit of {bucket.limit:g} {bucket.name}, the largest of all "
+        "owners: make it smaller, or add an owner with a higher limit",
+        model=ticket.demand.model,
+    )
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if seconds < inf else None

@@ -1,0 +1,192 @@
+"""A pool's state as frozen values: for people, dashboards and tests. It holds no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ._core.bucket import Level
+from ._core.scheduler import Scheduler
+from ._outcome import Kind, Outcome
+from ._usage import Usage
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What a key has done since the pool began. The pool's lock guards it.
+
+    Args:
+        granted: attempts that got the key.
+        answered: attempts that succeeded.
+        refused: attempts that the provider refused for a rate limit.
+        failed: attempts that ended otherwise.
+        input_tokens: LLM tokens used, where answers told.
+        output_tokens: likewise.
+    """
+
+    granted: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def ended(self, outcome: Outcome | None, usage: Usage | None) -> None:
+        """Count an attempt that ended; ``None`` = it was given back unused."""
+        if outcome is None:
+            self.granted -= 1
+        elif outcome.ok:
+            self.answered += 1
+        elif outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
+            self.refused += 1
+        else:
+            self.failed += 1
+        if usage is not None:
+            self.input_tokens += usage.input_tokens
+            self.output_tokens += usage.output_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyStatus:
+    """One key: its owner, its health, what it has done."""
+
+    key_id: str
+    owner: str
+    masked: str
+    health: str
+    reason: str
+    granted: int
+    answered: int
+    refused: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeStatus:
+    """What one owner may spend on one model family now.
+
+    Args:
+        owner: ``"acme"`` or ``"acme/research"``.
+        family: the model family; ``""`` = all.
+        levels: its limits, with those of the organization above it.
+        in_flight: calls that hold a reservation.
+        granted: reservations granted so far.
+    """
+
+    owner: str
+    family: str
+    levels: tuple[Level, ...]
+    in_flight: int
+    granted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SickStatus:
+    """A key, owner or model that is not in use, why, and for how many seconds more."""
+
+    subject: str
+    state: str
+    reason: str
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitStatus:
+    """The calls that wait for one model: how many, for how long, and for what."""
+
+    model: str
+    waiting: int
+    longest_for: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A pool as it is at one instant."""
+
+    scopes: tuple[ScopeStatus, ...]
+    keys: tuple[KeyStatus, ...]
+    sick: tuple[SickStatus, ...]
+    queues: tuple[WaitStatus, ...]
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for headroom."""
+        return sum(queue.waiting for queue in self.queues)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that hold a reservation."""
+        return sum(scope.in_flight for scope in self.scopes)
+
+
+def status_of(scheduler: Scheduler, counts: Mapping[str, Counts], now: float) -> Status:
+    """Return the state of a scheduler; its pool holds its lock."""
+    return Status(
+        scopes=tuple(_scopes(scheduler, now)),
+        keys=tuple(_keys(scheduler, counts)),
+        sick=tuple(_sick(scheduler, now)),
+        queues=tuple(_queues(scheduler, now)),
+    )
+
+
+def _scopes(scheduler: Scheduler, now: float) -> list[ScopeStatus]:
+    return [
+        ScopeStatus(
+            owner=account.owner,
+            family=account.family,
+            levels=tuple(bucket.snapshot(now) for bucket in account.buckets),
+            in_flight=account.in_flight,
+            granted=account.granted,
+        )
+        for account in scheduler.accounts()
+    ]
+
+
+def _keys(scheduler: Scheduler, counts: Mapping[str, Counts]) -> list[KeyStatus]:
+    found = []
+    for key in scheduler.keys:
+        subject = scheduler.key_subject(key)
+        done = counts[key.key_id]
+        found.append(
+            KeyStatus(
+                key_id=key.key_id,
+                owner=key.organization if key.project is None else key.scopes[1].name,
+                masked=key.secret.masked,
+                health=subject.state.value,
+                reason=subject.reason,
+                granted=done.granted,
+                answered=done.answered,
+                refused=done.refused,
+                failed=done.failed,
+                input_tokens=done.input_tokens,
+                output_tokens=done.output_tokens,
+            )
+        )
+    return found
+
+
+def _sick(scheduler: Scheduler, now: float) -> list[SickStatus]:
+    return [
+        SickStatus(
+            subject=subject.name,
+            state=subject.state.value,
+            reason=subject.reason,
+            retry_after=subject.until - now if subject.until < float("inf") else None,
+        )
+        for subject in scheduler.ailing()
+    ]
+
+
+def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
+    return [
+        WaitStatus(
+            model=lane.route.model,
+            waiting=len(lane.waiting),
+            longest_for=now - min(ticket.entered_at for ticket in lane.waiting),
+            why=scheduler.why(lane.waiting[0], now),
+        )
+        for lane in scheduler.waiting_lanes()
+    ]

@@ -1,0 +1,165 @@
+"""Requests and responses of httpx and httpx2 as both have them, and what can be read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+#: Marks the target of a redirect, so that it gets no key. Fragments are never sent.
+REDIRECTED: Final = "keyfleet-redirected"
+
+Raw = list[tuple[bytes, bytes]]
+
+
+class Headers(Protocol):
+    """Headers of either family."""
+
+    @property
+    def raw(self) -> Raw:
+        """Names and values as they are sent."""
+        ...
+
+
+class Url(Protocol):
+    """A URL of either family."""
+
+    @property
+    def raw_path(self) -> bytes:
+        """Path and query, encoded."""
+        ...
+
+    @property
+    def netloc(self) -> bytes:
+        """Host and port; the port only where it isn't the scheme's own."""
+        ...
+
+    @property
+    def fragment(self) -> str:
+        """What follows ``#``."""
+        ...
+
+    def join(self, url: str) -> Url:
+        """Resolve a reference."""
+        ...
+
+    def copy_with(self, *, fragment: str) -> Url:
+        """Return it with another fragment."""
+        ...
+
+
+class Request(Protocol):
+    """A request of either family."""
+
+    method: str
+    url: Any
+    headers: Any
+    stream: Any
+    extensions: Any
+
+    def read(self) -> bytes:
+        """Return the body."""
+        ...
+
+
+class Response(Protocol):
+    """A response of either family."""
+
+    status_code: int
+    headers: Any
+    stream: Any
+    extensions: Any
+
+
+class Httpx(Protocol):
+    """The module ``httpx`` or ``httpx2``."""
+
+    URL: Callable[[str], Url]
+    Request: Callable[..., Request]
+    Response: Callable[..., Response]
+    Limits: Callable[..., object]
+    Client: type
+    AsyncClient: type
+    HTTPTransport: Callable[..., Any]
+    AsyncHTTPTransport: Callable[..., Any]
+    BaseTransport: type
+    AsyncBaseTransport: type
+    SyncByteStream: type
+    AsyncByteStream: type
+    ByteStream: Any
+    ConnectError: type[Exception]
+    ConnectTimeout: type[Exception]
+    PoolTimeout: type[Exception]
+    ProxyError: type[Exception]
+    TimeoutException: type[Exception]
+    NetworkError: type[Exception]
+    RemoteProtocolError: type[Exception]
+
+
+def body_of(httpx: Httpx, request: Request) -> tuple[bytes, bool]:
+    """Return what a provider may read of a body, and whether it can be sent again.
+
+    Generators are consumed by the first attempt; a file object would send nothing the second time
+    and say nothing of it. Multipart forms rewind their files themselves where those can seek; of
+    them only the fields are read, never the files.
+    """
+    stream = request.stream
+    if isinstance(stream, httpx.ByteStream):
+        return request.read(), True
+    fields = getattr(stream, "fields", None)
+    if not isinstance(fields, list):
+        return b"", False
+    return b"".join(_form_fields(fields)), all(map(_rewinds, fields))
+
+
+def _form_fields(fields: Iterable[Any]) -> Iterable[bytes]:
+    for field in fields:
+        if not hasattr(field, "file"):
+            yield field.render_headers() + field.render_data() + b"\r\n"
+
+
+def _rewinds(field: Any) -> bool:
+    file = getattr(field, "file", b"")
+    if isinstance(file, (bytes, str)):
+        return True
+    seekable = getattr(file, "seekable", None)
+    return seekable is not None and bool(seekable())
+
+
+def readable(raw: Raw) -> dict[str, str]:
+    """Return headers as providers read them: a plain dict, names in lower case.
+
+    To decode all at once is several times as fast as one by one; no header holds a line's end.
+    """
+    names = b"\n".join([name for name, _ in raw]).decode("latin-1").lower().split("\n")
+    values = b"\n".join([value for _, value in raw]).decode("latin-1").split("\n")
+    return dict(zip(names, values, strict=False))
+
+
+def without_key(raw: Raw, sent: Url) -> Raw:
+    """Return a redirect's headers so that whoever follows it brings no key.
+
+    The target is resolved against the URL that was really asked, and marked: a client that
+    follows it comes back here, with the sentinel if it takes the target for its own origin.
+    """
+
+    def marked(location: bytes) -> bytes:
+        target = sent.join(location.decode("latin-1")).copy_with(fragment=REDIRECTED)
+        return str(target).encode()
+
+    return [(n, marked(v) if n.lower() == b"location" else v) for n, v in raw]
+
+
+def visible(name: str) -> bytes:
+    """Return a name as a header may hold it; names in a configuration may be of any script."""
+    return name.encode("ascii", "backslashreplace")
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Take the tracebacks off an exception and its causes.
+
+    Their frames hold the request with the key in it, for whoever prints local variables, and
+    would keep it alive while further attempts are made.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

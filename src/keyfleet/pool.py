@@ -1,0 +1,669 @@
+"""The pool: wires the core, and drives its flows in threads and in asyncio.
+
+A flow is advanced under the pool's lock. What it asks of a local store is answered at once under
+that lock; everything that takes time (sleeping, sending, a remote store) happens outside it. One
+pool serves many threads and many event loops; nothing runs in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from itertools import islice
+from math import inf
+from pathlib import Path
+from random import Random
+from threading import TIMEOUT_MAX, Event, Lock
+from typing import Final, TypeVar
+
+from ._clock import Clock, SystemClock
+from ._core.flow import Effect, Order, Release, Reply, Send, Settle, acquire, call
+from ._core.health import State
+from ._core.ledger import Answer, Reservation, Settlement
+from ._core.retry import Budget, RetryPolicy
+from ._core.scheduler import Grant, Reserve, Scheduler, Wait
+from ._keys import ApiKey
+from ._lease import Lease, LeaseContext
+from ._limits import Costs
+from ._outcome import NOTHING, OK, Kind, Outcome
+from ._owners import Organization, Owners
+from ._protocols import Provider, Store, Strategy
+from ._status import Counts, Status, status_of
+from ._usage import Demand, Usage
+from .errors import CannotServe, WaitTimeout
+from .events import Event as PoolEvent
+from .events import (
+    KeyDown,
+    KeyUp,
+    Leased,
+    Listener,
+    OwnersMerged,
+    Settled,
+    Throttled,
+    Waited,
+)
+from .providers import provider as provider_named
+from .stores.memory import MemoryStore
+from .strategies import strategy as strategy_named
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: Seconds a call may wait for headroom, unless it says otherwise.
+WAIT_TIMEOUT: Final = 600.0
+#: Calls that may wait at a time: about 20 MB of them.
+MAX_WAITING: Final = 10_000
+#: Accounts of a ranking that a remote store is sent.
+RANKED: Final = 16
+
+_UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
+
+
+class KeyPool:
+    """A fleet of keys behind one door.
+
+    Args:
+        organizations: the owners, with their keys and limits.
+        strategy: a strategy, or the name of one; see `keyfleet.strategies`.
+        store: where buckets live; ``None`` = in this process's memory.
+        retry: when an attempt is repeated, and after how long.
+        wait_timeout: seconds that one attempt may wait for headroom.
+        max_waiting: calls that may wait at a time.
+        listeners: called with every event; see `keyfleet.events`.
+        clock: what tells the time; tests and simulations give their own.
+
+    Raises:
+        ConfigError: no key, a name or secret twice, an unknown strategy or provider.
+    """
+
+    def __init__(
+        self,
+        organizations: Iterable[Organization],
+        *,
+        strategy: Strategy | str = "headroom-weighted",
+        store: Store | None = None,
+        retry: RetryPolicy | None = None,
+        wait_timeout: float = WAIT_TIMEOUT,
+        max_waiting: int = MAX_WAITING,
+        listeners: Iterable[Listener] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        random = Random()  # noqa: S311 - spreads load, keeps no secret
+        owners = Owners(organizations)
+        self._owners = owners
+        self._providers = {key.provider: provider_named(key.provider) for key in owners.keys}
+        self._clock = clock or SystemClock()
+        self._store = store or MemoryStore(owners.limits_for)
+        self._local = self._store.is_local
+        self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
+        self._wait_timeout = wait_timeout
+        self._listeners = tuple(listeners)
+        self._lock = Lock()  # guards the scheduler, the budget and the counts
+        self._budget = Budget()
+        self._counts: dict[str, Counts] = {key.key_id: Counts() for key in owners.keys}
+        self._merged: list[tuple[str, str]] = []
+        #: Headers that were malformed, and listeners that raised.
+        self.ignored_headers = 0
+        self.failed_listeners = 0
+        self._scheduler = Scheduler(
+            owners.keys,
+            account_of=lambda key, family: self._store.account(key, family, self._clock.now()),
+            family_of=self._family_of,
+            strategy=strategy_named(strategy, random) if isinstance(strategy, str) else strategy,
+            max_waiting=max_waiting,
+        )
+
+    @classmethod
+    def from_config(cls, config: str | os.PathLike[str] | Mapping[str, object]) -> KeyPool:
+        """Return the pool of a TOML file or of a dict of the same shape.
+
+        Raises:
+            ConfigError: it names the file, the place, the value and the cure.
+        """
+        from .config import load  # noqa: PLC0415 - pydantic is needed only for configurations
+
+        return cls(**load(config if isinstance(config, Mapping) else Path(config)))
+
+    @classmethod
+    def from_env(cls) -> KeyPool:
+        """Return the default pool: `KEYFLEET_CONFIG`, else `keyfleet.toml`, else `OPENAI_API_KEYS`.
+
+        Raises:
+            ConfigError: none of them is there, or it is wrong.
+        """
+        from .config import load_default  # noqa: PLC0415
+
+        return cls(**load_default())
+
+    def __repr__(self) -> str:
+        keys = self._scheduler.keys
+        owners = {key.organization for key in keys}
+        return f"<KeyPool of {len(keys)} keys of {len(owners)} organizations>"
+
+    # Facts about keys
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The fleet's keys, under their owners as far as is known by now."""
+        return self._scheduler.keys
+
+    @property
+    def clock(self) -> Clock:
+        """What tells the pool's time; deadlines are its instants."""
+        return self._clock
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When an attempt is repeated, and after how long."""
+        return self._retry
+
+    def provider(self, key: ApiKey) -> Provider:
+        """Return the rules of a key's provider."""
+        return self._providers[key.provider]
+
+    def base_url(self, key: ApiKey) -> str:
+        """Return where requests with a key go."""
+        return key.base_url or self.provider(key).base_url
+
+    def _family_of(self, key: ApiKey, model: str) -> str:
+        family = self._providers[key.provider].family(model)
+        return self._owners.shared_family(key.organization, family)
+
+    # Leases
+
+    def lease(
+        self,
+        demand: Demand,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        priority: str = "normal",
+    ) -> Lease:
+        """Wait for a key and a reservation, to be held for a ``with`` block.
+
+        Args:
+            demand: what the call will need.
+            timeout: seconds it may wait; ``None`` = the pool's `wait_timeout`.
+            deadline: the instant on the pool's clock after which it is of no use.
+            priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
+
+        Returns:
+            A lease. Where ``with`` can't be used, end it by `Lease.settle` or its kin.
+
+        Raises:
+            WaitTimeout: not in time; raised at once where that is certain.
+            TooLarge: no owner's limit would ever allow it.
+            QueueFull: too many wait already.
+            NoUsableKey: every key is dead, or parked, or denied the model.
+            ConfigError: no key may be used for the model.
+        """
+        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        return self.leased(self._run(self.flow(order)))
+
+    def alease(
+        self,
+        demand: Demand,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        priority: str = "normal",
+    ) -> LeaseContext:
+        """Do as `lease`, without blocking the event loop.
+
+        The result serves both ``async with pool.alease(...) as lease`` and
+        ``lease = await pool.alease(...)``.
+        """
+        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        return LeaseContext(lambda: self._alease(order))
+
+    async def _alease(self, order: Order) -> Lease:
+        return self.leased(await self._arun(self.flow(order)))
+
+    def order(
+        self,
+        demand: Demand,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        priority: str = "normal",
+        holder: str | None = None,
+    ) -> Order:
+        """Return what a call asks for, with the pool's defaults filled in.
+
+        Only the owner of the key `holder` may serve it, if that is given: state that a call
+        refers to exists nowhere else.
+        """
+        return Order(
+            demand,
+            self._wait_timeout if timeout is None else timeout,
+            inf if deadline is None else deadline,
+            priority,
+            holder,
+        )
+
+    def leased(self, grant: Grant) -> Lease:
+        """Return what the caller holds of a grant, counted and told to listeners."""
+        self._counts[grant.key.key_id].granted += 1
+        if self._listeners:
+            self._emit(
+                Leased(
+                    key_id=grant.key.key_id,
+                    owner=grant.seat.account.owner,
+                    model=grant.ticket.demand.model,
+                    waited_for=grant.waited_for,
+                )
+            )
+        return Lease(self, grant)
+
+    # Whole calls
+
+    def call(
+        self,
+        order: Order,
+        send: Callable[[Lease], Reply[R]],
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> tuple[Lease, Reply[R]]:
+        """Send until an answer is final: backoff, failover, retries.
+
+        Args:
+            order: see `order`.
+            send: makes one attempt with the lease's key. What it raises ends the call.
+            retry: in place of the pool's own policy.
+
+        Returns:
+            The last attempt's lease and reply. After a success the lease is still to be ended.
+
+        Raises:
+            CannotServe: no further attempt was granted.
+        """
+        flow = self.call_flow(order, retry)
+        grant, reply = self._run(flow, lambda grant: send(self.leased(grant)))
+        return Lease(self, grant), reply  # type: ignore[return-value]
+
+    async def acall(
+        self,
+        order: Order,
+        send: Callable[[Lease], Awaitable[Reply[R]]],
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> tuple[Lease, Reply[R]]:
+        """Do as `call`, without blocking the event loop."""
+        flow = self.call_flow(order, retry)
+        grant, reply = await self._arun(flow, lambda grant: send(self.leased(grant)))
+        return Lease(self, grant), reply  # type: ignore[return-value]
+
+    # Flows and their drivers; `keyfleet.simulate` is the third
+
+    def flow(self, order: Order) -> Generator[Effect, tuple[float, object], Grant]:
+        """Return the flow that waits for a key."""
+        return acquire(self._scheduler, order, self._clock.now())
+
+    def call_flow(
+        self, order: Order, retry: RetryPolicy | None = None
+    ) -> Generator[Effect, tuple[float, object], tuple[Grant, Reply[object]]]:
+        """Return the flow of a whole call."""
+        policy = retry or self._retry
+        return call(self._scheduler, policy, self._budget, order, self._clock.now())
+
+    def _run(
+        self,
+        flow: Generator[Effect, tuple[float, object], T],
+        send: Callable[[Grant], object] | None = None,
+    ) -> T:
+        """Drive a flow in this thread."""
+        told: tuple[float, object] | None = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = self.advance(flow, told, error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            try:
+                result, error = self._perform(effect, send), None
+            except BaseException as failure:  # thrown into the flow, which settles and re-raises
+                result, error = None, failure
+            told = (self._clock.now(), result)
+
+    def _perform(self, effect: Effect, send: Callable[[Grant], object] | None) -> object:
+        match effect:
+            case Wait():
+                self._sleep(effect)
+            case Send() if send is not None:
+                return send(effect.grant)
+            case Reserve():
+                return self._store.reserve(effect.claim, self._clock.now())
+            case Settle():
+                self.finish(effect)
+            case Release():
+                self._store.settle(_released(effect), self._clock.now())
+        return None
+
+    def _sleep(self, wait: Wait) -> None:
+        for_seconds = min(max(0.0, wait.until - self._clock.now()), TIMEOUT_MAX)
+        alarm = Event()
+        ticket = wait.ticket
+        if ticket is None:
+            alarm.wait(for_seconds)
+            return
+        ticket.wake = alarm.set
+        if not ticket.woken:  # read after `wake` is set: whoever wakes writes them the other way
+            alarm.wait(for_seconds)
+        ticket.wake = None
+
+    async def _arun(
+        self,
+        flow: Generator[Effect, tuple[float, object], T],
+        send: Callable[[Grant], Awaitable[object]] | None = None,
+    ) -> T:
+        """Drive a flow in this task."""
+        told: tuple[float, object] | None = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = self.advance(flow, told, error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            try:
+                result, error = await self._aperform(effect, send), None
+            except BaseException as failure:  # thrown into the flow, which settles and re-raises
+                result, error = None, failure
+            told = (self._clock.now(), result)
+
+    async def _aperform(
+        self, effect: Effect, send: Callable[[Grant], Awaitable[object]] | None
+    ) -> object:
+        match effect:
+            case Wait():
+                await self._asleep(effect)
+            case Send() if send is not None:
+                return await send(effect.grant)
+            case Reserve():
+                return await self._areserve(effect)
+            case Settle():
+                await self.afinish(effect)
+            case Release():
+                await self._store.asettle(_released(effect), self._clock.now())
+        return None
+
+    async def _areserve(self, effect: Reserve) -> Answer:
+        """Ask a remote store. What it granted to a task that is cancelled meanwhile goes back."""
+        work = self._store.areserve(effect.claim, self._clock.now())
+        answer, cancelled = await _to_the_end(work)
+        if cancelled is not None:
+            if isinstance(answer, Reservation):
+                await self._store.asettle(Settlement(answer, _UNUSED), self._clock.now())
+            raise cancelled
+        return answer
+
+    async def _asleep(self, wait: Wait) -> None:
+        for_seconds = max(0.0, wait.until - self._clock.now())
+        ticket = wait.ticket
+        if ticket is None:
+            await asyncio.sleep(for_seconds)
+            return
+        loop = asyncio.get_running_loop()
+        alarm = loop.create_future()
+        timer = None
+        if for_seconds < inf:
+            timer = loop.call_later(for_seconds, _ring, alarm)
+        ticket.wake = lambda: _ring_from_anywhere(loop, alarm)
+        try:
+            if not ticket.woken:
+                await alarm
+        finally:
+            ticket.wake = None
+            if timer is not None:
+                timer.cancel()
+
+    def advance(
+        self,
+        flow: Generator[Effect, tuple[float, object], T],
+        told: tuple[float, object] | None,
+        error: BaseException | None,
+    ) -> Effect:
+        """Advance a flow to the next effect that takes time. Raises what the flow raises."""
+        scheduler = self._scheduler
+        try:
+            with self._lock:
+                if error is not None:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(told) if told is not None else next(flow)
+                while self._local and type(effect) is Reserve:
+                    now = self._clock.now()
+                    effect = flow.send((now, self._store.reserve(effect.claim, now)))
+                if type(effect) is Wait:
+                    if effect.ticket is not None:
+                        effect.ticket.woken = False
+                elif type(effect) is Reserve:
+                    effect.claim.accounts = list(islice(effect.claim.accounts, RANKED))
+        except CannotServe as refusal:
+            if self._listeners:
+                self._gave_up(refusal)
+            raise
+        finally:
+            if scheduler.woken or scheduler.changed:
+                self._tell()
+        return effect
+
+    def _tell(self) -> None:
+        """Wake whom the scheduler wants awake, and tell listeners what changed, without a lock."""
+        with self._lock:
+            woken, self._scheduler.woken = self._scheduler.woken, []
+            changed, self._scheduler.changed = self._scheduler.changed, []
+        for ticket in woken:
+            ticket.woken = True
+            wake = ticket.wake
+            if wake is not None:
+                wake()
+        if self._listeners:
+            for name, state, reason in changed:
+                if state is State.CLOSED:
+                    self._emit(KeyUp(subject=name))
+                else:
+                    self._emit(KeyDown(subject=name, state=state.value, reason=reason))
+
+    # Settling
+
+    def finish(self, settle: Settle, usage: Usage | None = None) -> None:
+        """Take in what became of a grant, so far or in the end; for leases and adapters."""
+        now = self._clock.now()
+        settlement = _settlement(settle)
+        freed = False if self._local else self._store.settle(settlement, now)
+        with self._lock:
+            if self._local:
+                freed = self._store.settle(settlement, now)
+            self._take_in(settle, usage, freed, now)
+        self._tell_of(settle, usage)
+
+    async def afinish(self, settle: Settle, usage: Usage | None = None) -> None:
+        """Do as `finish`. It runs to its end even if the task is cancelled meanwhile."""
+        if self._local:
+            self.finish(settle, usage)
+            return
+        now = self._clock.now()
+        freed, cancelled = await _to_the_end(self._store.asettle(_settlement(settle), now))
+        with self._lock:
+            self._take_in(settle, usage, freed, now)
+        self._tell_of(settle, usage)
+        if cancelled is not None:
+            raise cancelled
+
+    def _take_in(self, settle: Settle, usage: Usage | None, freed: bool, now: float) -> None:
+        """Let counts, health, identities and those that wait learn of it; under the lock."""
+        grant, outcome, scheduler = settle.grant, settle.outcome, self._scheduler
+        if settle.used is not None:
+            self._counts[grant.key.key_id].ended(outcome, usage)
+            if outcome is not None and outcome.ok:
+                grant.ticket.lane.settled(grant.reservation.costs, settle.used)
+        if outcome is not None and (
+            outcome is not OK or scheduler.troubled or not grant.key_subject.proven
+        ):
+            scheduler.report(grant, outcome, now)
+        observation = settle.observation
+        if observation is not NOTHING:
+            self.ignored_headers += observation.ignored
+            if observation.organization_id is not None:
+                self._regroup(settle, now)
+        if freed and scheduler.waiting:
+            scheduler.freed(grant.reservation.account, now)
+
+    def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
+        """Wake whom it concerns and tell listeners; without the lock."""
+        if self._scheduler.woken or self._scheduler.changed:
+            self._tell()
+        if self._listeners:
+            merged, self._merged = self._merged, []
+            for organization, into in merged:
+                self._emit(OwnersMerged(organization=organization, into=into))
+            if settle.used is not None:
+                self._emit_end(settle.grant, settle.outcome, usage)
+
+    def _regroup(self, settle: Settle, now: float) -> None:
+        regrouping = self._scheduler.identify(settle.grant, settle.observation)
+        if regrouping is None:
+            return
+        for organization, into in regrouping.merges:
+            self._store.merge(organization, into, now)
+        self._scheduler.regroup(regrouping)
+        if self._listeners:
+            self._merged += regrouping.merges
+
+    # Telling
+
+    def eta(self, demand: Demand) -> float:
+        """Return the seconds until such a call could be granted, behind those that wait now.
+
+        0.0 = now; infinite = only when a call in flight ends, or never by waiting.
+
+        Raises:
+            ConfigError: no key may be used for the model.
+        """
+        with self._lock:
+            return self._scheduler.eta(demand, self._clock.now())
+
+    def status(self) -> Status:
+        """Return the state of every owner and key as it is now, frozen. It holds no secret."""
+        with self._lock:
+            return status_of(self._scheduler, self._counts, self._clock.now())
+
+    def revive(self, name: str | None = None) -> int:
+        """Use what was left alone again: all, or what has `name` in its name; return how many.
+
+        For a key that was unblocked, an organization that has credit again.
+        """
+        with self._lock:
+            count = self._scheduler.revive(name, self._clock.now())
+        self._tell()
+        return count
+
+    def _gave_up(self, refusal: CannotServe) -> None:
+        waited_for = refusal.waited_for if isinstance(refusal, WaitTimeout) else 0.0
+        self._emit(
+            Waited(model=refusal.model, waited_for=waited_for, code=refusal.code, why=refusal.why)
+        )
+
+    def _emit_end(self, grant: Grant, outcome: Outcome | None, usage: Usage | None) -> None:
+        key_id, owner = grant.key.key_id, grant.seat.account.owner
+        model = grant.ticket.demand.model
+        if outcome is not None and outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
+            self._emit(
+                Throttled(
+                    key_id=key_id,
+                    owner=owner,
+                    model=model,
+                    code=outcome.code,
+                    retry_after=outcome.retry_after,
+                )
+            )
+        self._emit(
+            Settled(
+                key_id=key_id,
+                owner=owner,
+                model=model,
+                outcome=outcome.kind.value if outcome is not None else "released",
+                usage=usage,
+                held_for=self._clock.now() - grant.at,
+            )
+        )
+
+    def _emit(self, event: PoolEvent) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # a listener's fault is its own, not the call's
+                self.failed_listeners += 1
+
+    # Closing
+
+    def close(self) -> None:
+        """Refuse new calls, fail those that wait; leases that are held may still be settled."""
+        with self._lock:
+            self._scheduler.close()
+        self._tell()
+        self._store.close()
+
+    async def aclose(self) -> None:
+        """Do as `close`."""
+        with self._lock:
+            self._scheduler.close()
+        self._tell()
+        await self._store.aclose()
+
+    def __enter__(self) -> KeyPool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> KeyPool:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+
+def _settlement(settle: Settle) -> Settlement:
+    """Return what the store is to know. Levels of an attempt that wasn't charged say nothing."""
+    outcome, observation = settle.outcome, settle.observation
+    if outcome is OK and observation is NOTHING:
+        return Settlement(settle.grant.reservation, settle.used)
+    return Settlement(
+        settle.grant.reservation,
+        settle.used,
+        observation.readings if outcome is None or outcome.charged else (),
+        outcome if outcome is not None and not outcome.ok else None,
+        anchors=observation.anchors,
+    )
+
+
+def _released(release: Release) -> Settlement:
+    return Settlement(release.reservation, _UNUSED)
+
+
+async def _to_the_end(work: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Await work that must not be left half done; return what cancelled the task meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+    return task.result(), cancelled
+
+
+def _ring(alarm: asyncio.Future[None]) -> None:
+    if not alarm.done():
+        alarm.set_result(None)
+
+
+def _ring_from_anywhere(loop: asyncio.AbstractEventLoop, alarm: asyncio.Future[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(_ring, alarm)
+    except RuntimeError:  # its loop was closed under it: nobody is there to be woken
+        pass

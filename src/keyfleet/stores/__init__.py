@@ -1,0 +1,5 @@
+"""Where buckets live: in memory, or shared."""
+
+from .memory import MemoryStore
+
+__all__ = ["MemoryStore"]

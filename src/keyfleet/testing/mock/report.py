@@ -1,0 +1,69 @@
+"""What the provider tells about itself: the oracle that a client's behaviour is judged by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .bucket import go_ms, remaining
+from .world import KeyState, Meter, World
+
+if TYPE_CHECKING:
+    from .provider import MockProvider
+
+
+def report(provider: MockProvider, now: float) -> dict[str, object]:
+    """Return levels and counters, ready for JSON; secrets are not in it, names of keys are."""
+    world = provider.world
+    for meter in world.meters.values():
+        meter.bucket.refill(now)
+    return {
+        "now_s": now - world.started_at,
+        "received": provider.received,
+        "admitted": provider.admitted,
+        "completed": provider.completed,
+        "aborted": provider.aborted,
+        "refused": provider.refused,
+        "rejected": dict(provider.rejected),
+        "faults_waiting": len(provider.faults),
+        "scripts_waiting": len(provider.scripts),
+        "keys": {key.spec.name: _key(key) for key in world.keys.values()},
+        "orgs": _orgs(world),
+        "buckets": {name: _bucket(meter) for name, meter in world.meters.items()},
+        "admitted_per_second": {
+            name: {str(second): list(beat) for second, beat in pulse.items()}
+            for name, pulse in world.pulses.items()
+        },
+    }
+
+
+def _key(key: KeyState) -> dict[str, object]:
+    return {
+        "org": key.org.spec.id,
+        "project": key.project.spec.id,
+        "revoked": key.revoked,
+        "admitted": key.admitted,
+        "in_flight": key.in_flight,
+        "rejected": dict(key.rejected),
+    }
+
+
+def _orgs(world: World) -> dict[str, object]:
+    return {
+        name: {
+            "month_spend_usd": str(org.month_spend_usd),
+            "credits_usd": None if org.credits_usd is None else str(org.credits_usd),
+        }
+        for name, org in world.orgs.items()
+    }
+
+
+def _bucket(meter: Meter) -> dict[str, object]:
+    bucket = meter.bucket
+    return {
+        "limit": bucket.limit,
+        "period_s": bucket.period_s,
+        "level": bucket.level,
+        "remaining": remaining(bucket.level),
+        "used": bucket.used,
+        "reset": go_ms(bucket.wait_s(bucket.capacity)),
+    }

@@ -1,0 +1,22 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+#: Frameworks, and pages as their readers run them, leave clients to the interpreter's end.
+LEAVE_OPEN = ("tests/integrations/", "tests/docs/")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected_where_it_was_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what such a module left open, lest it be held against a later test."""
+    yield
+    if any(folder in request.path.as_posix() for folder in LEAVE_OPEN):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

@@ -1,0 +1,298 @@
+"""One limit's arithmetic: refill, need, debt, anchors, refusals."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyfleet import Limit
+from keyfleet._core.bucket import MARGIN, REGROWTH_PER_SECOND, Bucket
+from keyfleet._limits import DAY, MINUTE, Metric
+
+LIMITS = st.floats(1, 1e8)
+
+
+def bucket(name: str = "rpm", amount: float = 600, burst: float | None = None) -> Bucket:
+    return Bucket.of(Limit(name=name, amount=amount, burst=burst), "acme", 0.0)
+
+
+def test_new_bucket_is_full_less_the_margin() -> None:
+    rpm = bucket(amount=600)
+    assert rpm.rate == 10
+    assert rpm.level == rpm.capacity == 600 - MARGIN * 10
+
+
+def test_burst_bounds_the_capacity_and_not_the_rate() -> None:
+    rpm = bucket(amount=600, burst=30)
+    assert rpm.capacity == 30 - MARGIN * 10
+    assert rpm.rate == 10
+
+
+def test_margin_never_takes_more_than_half_of_a_small_bucket() -> None:
+    assert bucket("rps", 10, burst=2).capacity == 1.0
+
+
+def test_cost_above_the_capacity_but_within_the_limit_goes_when_full() -> None:
+    rpm = bucket(amount=1)
+    assert rpm.ready_at(1, 0.0) == 0.0
+    rpm.take(1)
+    assert rpm.level < 0
+
+
+def test_cost_above_the_limit_is_never_ready() -> None:
+    tpm = bucket("tpm", 1000)
+    assert tpm.ready_at(1001, 0.0) == inf
+    assert tpm.too_large(1001)
+    assert not tpm.too_large(1000)
+
+
+@given(limit=LIMITS, cost=st.floats(0.001, 1), taken=st.floats(0, 2))
+def test_the_computed_instant_is_enough_and_not_late(
+    limit: float, cost: float, taken: float
+) -> None:
+    tpm = bucket("tpm", limit)
+    tpm.take(taken * limit)
+    at = tpm.ready_at(cost * limit, 0.0)
+    assert tpm.ready_at(cost * limit, at) == at
+    if at > 0.01:
+        assert Bucket.ready_at(tpm, cost * limit, tpm.at) <= at + 1e-6 * max(1.0, at)
+
+
+@given(
+    limit=st.floats(1, 1e6),
+    burst=st.none() | st.floats(0.01, 1),
+    steps=st.lists(st.tuples(st.floats(0, 30), st.floats(0.001, 1)), max_size=60),
+)
+def test_no_window_admits_more_than_capacity_and_refill(
+    limit: float, burst: float | None, steps: list[tuple[float, float]]
+) -> None:
+    tpm = bucket("tpm", limit, None if burst is None else burst * limit)
+    now, admitted = 0.0, [(0.0, 0.0)]
+    for wait, share in steps:
+        now += wait
+        cost = share * limit
+        if tpm.ready_at(cost, now) <= now:
+            tpm.take(cost)
+            admitted.append((now, cost))
+    ceiling = limit if burst is None else burst * limit
+    for first, (start, _) in enumerate(admitted):
+        total = 0.0
+        for at, cost in admitted[first:]:
+            total += cost
+            # Up to one call that is larger than the burst may overdraw it.
+            allowed = max(ceiling, cost) + (at - start) * limit / MINUTE
+            assert total <= allowed * (1 + 1e-6)
+
+
+def test_refill_never_goes_back_in_time() -> None:
+    rpm = bucket()
+    rpm.take(100)
+    rpm.refill(5.0)
+    level = rpm.level
+    rpm.refill(1.0)
+    assert rpm.level == level
+    assert rpm.at == 5.0
+
+
+def test_concurrency_does_not_refill_and_waits_for_a_release() -> None:
+    slots = bucket("concurrent", 2)
+    assert slots.capacity == 2
+    slots.take(1)
+    slots.take(1)
+    assert slots.ready_at(1, 1e9) == inf
+    slots.give_back(1)
+    assert slots.ready_at(1, 1e9) == 1e9
+
+
+def test_give_back_never_overfills_and_may_go_into_debt() -> None:
+    rpm = bucket()
+    rpm.give_back(50)
+    assert rpm.level == rpm.capacity
+    rpm.give_back(-1000)
+    assert rpm.level == rpm.capacity - 1000
+
+
+def test_spares_tells_whether_another_still_fits_then() -> None:
+    rpm = bucket(amount=600)
+    rpm.take(rpm.level)
+    assert not rpm.spares(1, other=10, at=1.0)
+    assert rpm.spares(1, other=9, at=1.0)
+    slots = bucket("concurrent", 2)
+    assert slots.spares(1, other=1, at=inf)
+    slots.take(1)
+    assert not slots.spares(1, other=1, at=inf)
+
+
+class TestAnchor:
+    LEAD = MARGIN * 10  # of a bucket of 600 a minute
+
+    def test_isolated_answer_is_believed_wholly(self) -> None:
+        for told in (100.0, 400.0):
+            rpm = bucket(amount=600)
+            mark = rpm.take(300)
+            rpm.anchor(told, mark, flew_for=0.0, upward=True)
+            assert rpm.level == pytest.approx(told - self.LEAD)
+
+    def test_calls_made_since_are_not_counted_twice(self) -> None:
+        rpm = bucket(amount=600)
+        mark = rpm.take(1)
+        for _ in range(10):
+            rpm.take(1)
+        # The provider charged this one last: nothing is wrong.
+        rpm.anchor(600.0 - 11, mark, flew_for=0.0, upward=True)
+        assert rpm.level == 597.5 - 11
+
+    def test_calls_on_their_way_then_are_not_given_back(self) -> None:
+        rpm = bucket(amount=600)
+        for _ in range(10):
+            rpm.take(1)
+        mark = rpm.take(1)
+        # The provider charged this one first: nothing is wrong.
+        rpm.anchor(600.0 - 1, mark, flew_for=0.0, upward=True)
+        assert rpm.level == 597.5 - 11
+
+    def test_what_refilled_on_the_way_is_not_given_back(self) -> None:
+        rpm = bucket(amount=600)
+        mark = rpm.take(300)
+        rpm.refill(2.0)
+        rpm.anchor(600.0 - 300 + 20, mark, flew_for=2.0, upward=True)
+        assert rpm.level == 597.5 - 300 + 20
+
+    def test_others_that_spend_the_same_quota_are_noticed(self) -> None:
+        rpm = bucket(amount=600)
+        mark = rpm.take(1)
+        for _ in range(10):
+            rpm.take(1)
+        rpm.anchor(600.0 - 11 - 50, mark, flew_for=0.1, upward=True)
+        assert rpm.level == pytest.approx(597.5 - 11 - 50)
+
+    def test_what_was_corrected_since_is_not_corrected_again(self) -> None:
+        rpm = bucket(amount=600)
+        first = rpm.take(1)
+        rpm.anchor(400.0, first, flew_for=0.0, upward=True)
+        level = rpm.level
+        rpm.anchor(400.0, first, flew_for=0.0, upward=True)
+        assert rpm.level == level
+
+    def test_a_larger_bucket_of_the_provider_gives_nothing_more(self) -> None:
+        rpm = bucket(amount=600)
+        mark = rpm.take(300)
+        rpm.anchor(5000.0, mark, flew_for=0.0, upward=False)
+        assert rpm.level == mark[1]
+        rpm.anchor(100.0, mark, flew_for=0.0, upward=False)
+        assert rpm.level < mark[1]
+
+    @given(
+        order=st.permutations(range(40)),
+        answers=st.permutations(range(40)),
+        others=st.integers(0, 200),
+    )
+    def test_no_order_of_arrivals_and_answers_makes_a_true_level_wrong(
+        self, order: list[int], answers: list[int], others: int
+    ) -> None:
+        """The provider admits in another order than ours, and answers in yet another."""
+        rpm = bucket(amount=600)
+        marks = [rpm.take(1) for _ in range(40)]
+        told, level = {}, 600.0 - others
+        for call in order:
+            level -= 1
+            told[call] = level
+        for call in answers:
+            rpm.anchor(told[call], marks[call], flew_for=0.0, upward=True)
+            rpm.pending -= 1
+        error = rpm.level - (level - self.LEAD)
+        # Never too little by anything; too much by what could be one of ours, at the most.
+        assert -1e-6 <= error <= min(others, 40) + 1e-6
+        mark = rpm.take(1)
+        rpm.anchor(level - 1, mark, flew_for=0.0, upward=True)
+        assert rpm.level == pytest.approx(level - 1 - self.LEAD)
+
+
+class TestLearn:
+    def test_configured_limit_is_an_upper_bound(self) -> None:
+        rpm = bucket(amount=100)
+        rpm.learn(5000, 5000)
+        assert (rpm.limit, rpm.ceiling) == (100, 100)
+
+    def test_a_lowered_limit_is_adopted_and_given_back(self) -> None:
+        rpm = bucket(amount=600)
+        rpm.learn(300, 300)
+        assert rpm.rate == 5
+        assert rpm.level == rpm.capacity < 300
+        rpm.learn(600, 600)
+        assert rpm.rate == 10
+
+    def test_a_smaller_burst_is_adopted(self) -> None:
+        rpm = Bucket(
+            scope="acme", name="rpm", metric=Metric.REQUESTS, period=MINUTE, limit=600, now=0.0
+        )
+        rpm.learn(600, 10)
+        assert rpm.capacity == 10 - MARGIN * 10
+        assert rpm.rate == 10
+
+    def test_place_stays_below_what_was_told(self) -> None:
+        rpm = bucket(amount=600)
+        rpm.place(100)
+        assert rpm.level == 100 - MARGIN * 10
+        rpm.place(10_000)
+        assert rpm.level == rpm.capacity
+
+    def test_merge_adds_up_what_both_have_spent(self) -> None:
+        one, two = bucket(amount=600), bucket(amount=300)
+        one.take(100)
+        two.take(50)
+        one.merge(two, 0.0)
+        assert one.limit == 300
+        assert one.level == pytest.approx(one.capacity - 50)
+        assert one.pending == 150
+
+
+class TestRefused:
+    def test_nothing_of_that_size_fits_before_the_told_instant(self) -> None:
+        tpm = bucket("tpm", 60_000)
+        tpm.refused(cost=5000, ready_after=3.0)
+        assert tpm.ready_at(5000, 0.0) == pytest.approx(3.0 + MARGIN)
+
+    def test_a_milder_refusal_gives_nothing_back(self) -> None:
+        tpm = bucket("tpm", 60_000)
+        tpm.refused(cost=5000, ready_after=10.0)
+        level = tpm.level
+        tpm.refused(cost=5000, ready_after=1.0)
+        assert tpm.level == level
+
+    def test_calls_in_flight_are_no_rate(self) -> None:
+        slots = bucket("concurrent", 2)
+        slots.refused(cost=1, ready_after=5)
+        assert slots.level == 2
+
+
+class TestSlowDown:
+    def test_halves_the_rate_which_grows_back_by_half_in_15_minutes(self) -> None:
+        rpm = bucket(amount=600)
+        rpm.slow_down(0.0)
+        assert rpm.rate == 5
+        rpm.refill(900.0)
+        assert rpm.throttle == pytest.approx(0.5 * REGROWTH_PER_SECOND**900) == pytest.approx(0.75)
+        rpm.refill(9000.0)
+        assert rpm.rate == 10
+
+    def test_never_stops_wholly_and_spares_slots(self) -> None:
+        rpm, slots = bucket(amount=640), bucket("concurrent", 3)
+        for _ in range(50):
+            rpm.slow_down(0.0)
+            slots.slow_down(0.0)
+        assert rpm.rate == pytest.approx(640 / 60 / 64)
+        assert slots.rate == 0.0
+
+
+def test_snapshot_refills_and_changes_nothing() -> None:
+    rpd = bucket("rpd", 8640)
+    rpd.take(100)
+    level = rpd.snapshot(DAY / 8640 * 10)
+    assert level.available == pytest.approx(rpd.capacity - 90)
+    assert rpd.level == rpd.capacity - 100
+    assert not level.learned
+    assert repr(rpd).startswith("<Bucket acme rpd")

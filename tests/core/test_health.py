@@ -1,0 +1,147 @@
+"""The table of health: every state, every event, and attribution of late answers."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyfleet._core.health import (
+    FAULTS_TO_OPEN,
+    OPEN_AT_MOST,
+    OPEN_FOR,
+    PARK_AT_MOST,
+    PARK_FOR,
+    PROBE_FOR,
+    TABLE,
+    Event,
+    Level,
+    State,
+    Subject,
+    told_by,
+)
+from keyfleet._outcome import Kind, Outcome
+
+
+def subject(state: State = State.CLOSED) -> Subject:
+    made = Subject("key acme#1")
+    made.state = state
+    return made
+
+
+def test_a_single_fault_is_chance_three_in_a_row_open() -> None:
+    one = subject()
+    assert [one.tell(Event.FAULT, 0.0) for _ in range(FAULTS_TO_OPEN)] == [False, False, True]
+    assert one.state is State.OPEN
+    assert one.until == OPEN_FOR
+
+
+def test_a_success_between_faults_starts_the_count_anew() -> None:
+    one = subject()
+    for _ in range(5):
+        one.tell(Event.FAULT, 0.0)
+        one.tell(Event.FAULT, 0.0)
+        one.tell(Event.SUCCESS, 0.0)
+    assert one.state is State.CLOSED
+
+
+def test_backoff_doubles_up_to_its_bound_and_a_success_resets_it() -> None:
+    one, lasted = subject(), []
+    one.tell(Event.COOL, 0.0)
+    for _ in range(8):
+        lasted.append(one.until)
+        one.tell(Event.DUE, 0.0)
+        one.tell(Event.PROBE, 0.0)
+        one.tell(Event.FAULT, 0.0)
+    assert lasted == [OPEN_FOR * 2**n for n in range(5)] + [OPEN_AT_MOST] * 3
+    one.tell(Event.DUE, 0.0)
+    one.tell(Event.PROBE, 0.0)
+    one.tell(Event.SUCCESS, 0.0)
+    assert one.state is State.CLOSED
+    assert one.reason == ""
+    one.tell(Event.COOL, 0.0)
+    assert one.until == OPEN_FOR
+
+
+def test_retry_after_is_a_minimum() -> None:
+    one = subject()
+    one.tell(Event.COOL, 10.0, retry_after=25.0)
+    assert one.until == 35.0
+
+
+def test_parking_lasts_longer_and_is_probed_rarely() -> None:
+    one = subject()
+    one.tell(Event.PARK, 0.0, reason="insufficient_quota")
+    assert (one.state, one.until, one.reason) == (State.PARKED, PARK_FOR, "insufficient_quota")
+    for _ in range(10):
+        one.tell(Event.DUE, 0.0)
+        one.tell(Event.PROBE, 0.0)
+        one.tell(Event.PARK, 0.0)
+    assert one.until == PARK_AT_MOST
+
+
+def test_dead_stays_dead_until_revived() -> None:
+    one = subject()
+    one.tell(Event.KILL, 0.0)
+    for event in Event:
+        if event is not Event.REVIVE:
+            assert not one.tell(event, 1e9)
+    assert one.until == inf
+    assert one.tell(Event.REVIVE, 0.0)
+    assert one.usable
+
+
+def test_a_probe_that_never_reports_is_given_up() -> None:
+    one = subject(State.HALF_OPEN)
+    one.tell(Event.PROBE, 5.0)
+    assert not one.usable
+    assert one.until == 5.0 + PROBE_FOR
+    one.tell(Event.DUE, one.until)
+    assert one.usable
+
+
+@given(st.lists(st.tuples(st.sampled_from(Event), st.floats(0, 100)), max_size=60))
+def test_only_the_tables_moves_happen_and_instants_are_sound(
+    events: list[tuple[Event, float]],
+) -> None:
+    one, now = subject(), 0.0
+    for event, seconds in events:
+        now += seconds
+        before = one.state
+        changed = one.tell(event, now)
+        assert changed == (one.state is not before or one.since == now) or not changed
+        if changed:
+            assert TABLE[before, event] is one.state
+            assert one.since == now
+            assert one.until >= now
+            assert (one.until < inf) == (one.state in (State.OPEN, State.PARKED, State.PROBING))
+        else:
+            assert one.state is before
+        assert one.usable == (one.state in (State.CLOSED, State.HALF_OPEN))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (Outcome(kind=Kind.OK), None),
+        (Outcome(kind=Kind.RATE_LIMITED, scope="organization"), None),
+        (Outcome(kind=Kind.BAD_REQUEST), None),
+        (Outcome(kind=Kind.SERVER_ERROR), (Level.OWNER, Event.FAULT)),
+        (Outcome(kind=Kind.NETWORK), (Level.OWNER, Event.FAULT)),
+        (Outcome(kind=Kind.TIMEOUT), (Level.OWNER, Event.FAULT)),
+        (Outcome(kind=Kind.OVERLOADED), (Level.PROVIDER_MODEL, Event.COOL)),
+        (Outcome(kind=Kind.QUOTA_EXHAUSTED), (Level.OWNER, Event.PARK)),
+        (Outcome(kind=Kind.KEY_INVALID), (Level.KEY, Event.KILL)),
+        (Outcome(kind=Kind.ACCESS_DENIED, model_only=True), (Level.OWNER_MODEL, Event.KILL)),
+        (Outcome(kind=Kind.ACCESS_DENIED, scope="key"), (Level.KEY, Event.KILL)),
+        (Outcome(kind=Kind.ACCESS_DENIED, scope="organization"), (Level.OWNER, Event.KILL)),
+    ],
+)
+def test_what_an_outcome_says_of_health(outcome: Outcome, told: tuple[Level, Event] | None) -> None:
+    assert told_by(outcome) == told
+
+
+def test_repr_tells_name_and_state() -> None:
+    assert repr(subject()) == "<Subject key acme#1: closed>"

@@ -1,0 +1,369 @@
+"""Moments between two steps: what was granted, merged, revived or given up meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyfleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
+from keyfleet._core.flow import Order, Release, acquire
+from keyfleet._core.health import State
+from keyfleet._core.ledger import Claim, Reservation
+from keyfleet._core.queue import Ticket
+from keyfleet._core.scheduler import Reserve, Scheduler, Wait
+from keyfleet._limits import MINUTE, Metric
+from keyfleet._outcome import Kind, Observation, Outcome, Reading
+from keyfleet.stores import MemoryStore
+from keyfleet.testing.clock import FakeClock
+
+ONE = Demand(model="m")
+
+
+def key(name: str) -> str:
+    return f"sk-{name}-0123456789abcdef"
+
+
+class Fleet:
+    """A pool, and its scheduler and store to be stepped by hand."""
+
+    def __init__(self, *organizations: Organization, **owners: Limits) -> None:
+        made = [Organization(name=n, keys=(key(n),), limits=x) for n, x in owners.items()]
+        self.clock = FakeClock()
+        self.pool = KeyPool([*organizations, *made], clock=self.clock, strategy="round-robin")
+        self.scheduler: Scheduler = self.pool._scheduler
+        for one in self.pool.keys:
+            self.scheduler.key_subject(one).proven = True
+        store = self.pool._store
+        assert isinstance(store, MemoryStore)
+        self.store = store
+
+    def enter(self, demand: Demand = ONE, gives_up_at: float = 1e6) -> Ticket:
+        return self.scheduler.enter(demand, self.clock.now(), gives_up_at)
+
+    def step(self, ticket: Ticket) -> Reserve | Wait | None:
+        return self.scheduler.step(ticket, self.clock.now())
+
+    def answer(self, effect: Reserve | Wait | None) -> Reservation | None:
+        assert isinstance(effect, Reserve)
+        now = self.clock.now()
+        return self.scheduler.answered(effect, self.store.reserve(effect.claim, now), now)
+
+    def granted(self, demand: Demand = ONE) -> Ticket:
+        ticket = self.enter(demand)
+        self.answer(self.step(ticket))
+        assert ticket.reservation is not None
+        return ticket
+
+    def waiting(self, demand: Demand = ONE) -> Ticket:
+        ticket = self.enter(demand)
+        while isinstance(effect := self.step(ticket), Reserve):
+            self.answer(effect)
+        assert isinstance(effect, Wait)
+        return ticket
+
+
+def test_a_grant_that_comes_after_its_call_left_is_an_orphan() -> None:
+    fleet = Fleet(a=Limits(concurrent=1))
+    ticket = fleet.enter()
+    effect = fleet.step(ticket)
+    fleet.scheduler.leave(ticket, 0.0)
+    orphan = fleet.answer(effect)
+    assert isinstance(orphan, Reservation)
+    assert fleet.scheduler.leave(ticket, 0.0) is None
+
+
+def test_a_call_that_gave_up_hands_its_grant_on() -> None:
+    fleet = Fleet(a=Limits(concurrent=1))
+    held = fleet.granted()
+    grant = fleet.scheduler.accept(held, 0.0)
+    first, second = fleet.waiting(), fleet.waiting()
+    fleet.pool.leased(grant).settle()
+    fleet.answer(fleet.step(first))
+    assert first.reservation is not None
+    orphan = fleet.scheduler.leave(first, 0.0)
+    assert orphan is not None
+    assert fleet.scheduler.woken[-1] is second
+
+
+def test_a_head_that_gives_up_wakes_the_next() -> None:
+    fleet = Fleet(a=Limits(concurrent=1))
+    fleet.granted()
+    first, second = fleet.waiting(), fleet.waiting()
+    fleet.scheduler.woken.clear()
+    assert fleet.scheduler.leave(first, 0.0) is None
+    assert fleet.scheduler.woken == [second]
+
+
+def test_only_one_serves_a_lane_at_a_time() -> None:
+    fleet = Fleet(a=Limits(rpm=60))
+    while fleet.pool.eta(ONE) == 0:
+        fleet.granted()
+    first, second = fleet.waiting(), fleet.waiting()
+    fleet.clock.advance(1.0)
+    effect = fleet.step(first)
+    assert isinstance(effect, Reserve)
+    assert isinstance(fleet.step(second), Wait)
+    # Whoever serves and leaves lets another go on.
+    fleet.scheduler.leave(first, 1.0)
+    assert isinstance(fleet.step(second), Reserve)
+
+
+def test_what_is_freed_while_the_store_is_asked_is_asked_for_again() -> None:
+    fleet = Fleet(a=Limits(concurrent=1))
+    lease = fleet.pool.lease(ONE)
+    waiting = fleet.waiting()
+    waiting.lane.ready_at = 0.0
+    effect = fleet.step(waiting)
+    assert isinstance(effect, Reserve)
+    answer = fleet.store.reserve(effect.claim, 0.0)  # on its way while the slot is freed
+    lease.settle()
+    fleet.scheduler.answered(effect, answer, 0.0)
+    fleet.answer(fleet.step(waiting))
+    assert waiting.reservation is not None
+
+
+def test_whoever_comes_serves_a_lane_whose_head_is_late() -> None:
+    fleet = Fleet(a=Limits(rpm=60))
+    while fleet.pool.eta(ONE) == 0:
+        fleet.granted()
+    late = fleet.waiting()
+    fleet.clock.advance(5.0)
+    other = fleet.enter()
+    effect = fleet.step(other)
+    assert isinstance(effect, Reserve)
+    assert effect.ticket is late
+
+
+def test_a_passer_that_left_meanwhile_is_not_tried() -> None:
+    fleet = Fleet(a=Limits(tpm=60_000), b=Limits(tpm=600))
+    for account in fleet.scheduler.route("m").ready:
+        account.buckets[0].level = 0.0
+    large = fleet.waiting(Demand(model="m", input_tokens=30_000))
+    small = fleet.waiting(Demand(model="m", input_tokens=100))
+    smaller = fleet.waiting(Demand(model="m", input_tokens=10))
+    fleet.clock.advance(5.0)
+    large.lane.ready_at = 5.0
+    fleet.answer(fleet.step(large))
+    assert large.lane.passers == [smaller, small]
+    fleet.scheduler.leave(small, 5.0)
+    effect = fleet.step(large)
+    assert isinstance(effect, Reserve)
+    assert effect.ticket is smaller
+
+
+def test_a_grant_survives_the_merge_of_its_owner() -> None:
+    fleet = Fleet(a=Limits(rpm=60), b=Limits(rpm=60))
+    tickets = [fleet.granted(), fleet.granted()]
+    waiting = fleet.enter()
+    effect = fleet.step(waiting)
+    assert isinstance(effect, Reserve)
+    accounts = {account.owner: account for account in fleet.scheduler.accounts()}
+    for lease in (fleet.pool.lease(ONE), fleet.pool.lease(ONE), fleet.pool.lease(ONE)):
+        lease.observe(Observation(organization_id="org-1"))
+        lease.settle()
+    (kept,) = {key.organization for key in fleet.pool.keys}
+    effect.claim.accounts = [accounts["b" if kept == "a" else "a"]]  # as it was asked before
+    late = fleet.answer(effect)
+    assert late is None
+    assert waiting.key is not None
+    assert waiting.key[0].organization == kept
+    grants = [fleet.scheduler.accept(ticket, 0.0) for ticket in (*tickets, waiting)]
+    for grant in grants:
+        fleet.pool.leased(grant).settle()
+    assert fleet.store.open == 0
+
+
+def test_calls_that_wait_are_woken_by_a_merge() -> None:
+    fleet = Fleet(a=Limits(concurrent=1), b=Limits(concurrent=1))
+    leases = [fleet.pool.lease(ONE), fleet.pool.lease(ONE)]
+    waiting = fleet.waiting()
+    for lease in leases:
+        lease.observe(Observation(organization_id="org-1"))
+    assert waiting.woken
+
+
+def test_headers_of_a_project_split_an_owner_whose_projects_were_not_known() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    told = Reading(metric=Metric.REQUESTS, limit=30, level=20, period=MINUTE, project=True)
+    seen = Observation(organization_id="org-1", project_id="proj-1", readings=(told,))
+    for _ in range(2):
+        lease = fleet.pool.lease(ONE)
+        lease.observe(seen)
+        lease.settle(Usage())
+    (scope,) = fleet.pool.status().scopes
+    assert scope.owner == "a/proj-1"
+    assert {level.limit for level in scope.levels} == {600, 30}
+
+
+def test_a_project_told_without_an_organization_merges_nothing() -> None:
+    fleet = Fleet(a=Limits(rpm=600), b=Limits(rpm=600))
+    for _ in range(2):
+        lease = fleet.pool.lease(ONE)
+        lease._pool._scheduler.identify(lease._grant, Observation(project_id="proj-1"))
+        lease.settle()
+    assert {key.organization for key in fleet.pool.keys} == {"a", "b"}
+
+
+def test_configured_projects_are_left_as_they_are() -> None:
+    lab = Project(name="lab", keys=(key("lab"),))
+    fleet = Fleet(Organization(name="a", keys=(key("a"),), projects=(lab,)))
+    for n in range(4):
+        lease = fleet.pool.lease(ONE)
+        lease.observe(Observation(organization_id="org-1", project_id=f"proj-{n % 2}"))
+        lease.settle()
+    assert {key.project for key in fleet.pool.keys} == {None, "lab"}
+
+
+def half_open(fleet: Fleet) -> None:
+    lease = fleet.pool.lease(ONE)
+    lease.fail(Outcome(kind=Kind.OVERLOADED, scope="provider", retry_after=2.0))
+    fleet.clock.advance(2.0)
+
+
+def test_a_probe_that_is_given_up_lets_another_probe() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    half_open(fleet)
+    probe = fleet.granted()
+    (sick,) = fleet.scheduler.ailing()
+    assert sick.state is State.PROBING
+    orphan = fleet.scheduler.leave(probe, 2.0)
+    assert orphan is not None
+    assert sick.state is State.HALF_OPEN
+    assert fleet.granted()
+
+
+def test_a_probe_that_was_abandoned_says_nothing() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    half_open(fleet)
+    fleet.pool.lease(ONE).abandon()
+    (sick,) = fleet.scheduler.ailing()
+    assert sick.state is State.HALF_OPEN
+
+
+def test_a_late_answer_of_before_says_nothing() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    before = fleet.pool.lease(ONE)
+    late = fleet.pool.lease(ONE)
+    fleet.clock.advance(1.0)
+    half_open(fleet)
+    late.fail(Outcome(kind=Kind.OVERLOADED, scope="provider", retry_after=500.0))
+    before.settle()
+    (sick,) = fleet.scheduler.ailing()
+    assert sick.state is State.OPEN
+    assert sick.until < 10
+
+
+def test_a_timer_of_a_state_that_passed_moves_nothing() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    half_open(fleet)
+    fleet.pool.revive()
+    fleet.pool.lease(ONE).settle()
+    fleet.pool.lease(ONE).fail(Outcome(kind=Kind.OVERLOADED, retry_after=50.0))
+    fleet.pool.revive()
+    fleet.clock.advance(100.0)
+    assert fleet.pool.eta(ONE) == 0.0
+    assert not list(fleet.scheduler.ailing())
+
+
+def test_reviving_by_another_name_changes_nothing() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    half_open(fleet)
+    assert fleet.pool.revive("no such subject") == 0
+
+
+def test_a_ticket_that_was_not_granted_can_not_be_accepted() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    with pytest.raises(AssertionError, match="only a granted ticket"):
+        fleet.scheduler.accept(fleet.enter(), 0.0)
+
+
+def test_all_keys_of_an_owner_dead_and_another_owner_alive() -> None:
+    fleet = Fleet(Organization(name="a", keys=(key("a1"), key("a2"))), b=Limits(rpm=600))
+    for _ in range(2):
+        lease = fleet.pool.lease(ONE)
+        while lease.owner != "a":
+            lease = fleet.pool.lease(ONE)
+        lease.fail(Outcome(kind=Kind.KEY_INVALID, scope="key"))
+    assert {fleet.pool.lease(ONE).owner for _ in range(5)} == {"b"}
+
+
+def test_one_dead_key_of_several_is_skipped_and_the_owner_stays() -> None:
+    fleet = Fleet(Organization(name="a", keys=tuple(key(f"a{n}") for n in range(3))))
+    fleet.pool.lease(ONE).fail(Outcome(kind=Kind.KEY_INVALID, scope="key"))
+    (dead,) = (k.key_id for k in fleet.pool.status().keys if k.health == "dead")
+    used = {fleet.pool.lease(ONE).key_id for _ in range(10)}
+    assert dead not in used
+    assert len(used) == 2
+
+
+def test_a_key_that_dies_while_the_store_is_asked_is_used_all_the_same() -> None:
+    fleet = Fleet(Organization(name="a", keys=(key("a1"), key("a2"))))
+    ticket = fleet.enter()
+    effect = fleet.step(ticket)
+    assert isinstance(effect, Reserve)
+    effect.claim.accounts = list(effect.claim.accounts)
+    for _ in range(2):
+        fleet.pool.lease(ONE).fail(Outcome(kind=Kind.KEY_INVALID, scope="key"))
+    fleet.answer(effect)
+    assert fleet.scheduler.accept(ticket, 0.0).key.key_id in ("a#1", "a#2")
+
+
+def test_a_limit_that_not_all_owners_have_bounds_no_eta() -> None:
+    fleet = Fleet(a=Limits(rpm=60, concurrent=1), b=Limits(tpm=6000, concurrent=1))
+    fleet.pool.lease(ONE)
+    fleet.pool.lease(ONE)
+    for _ in range(50):
+        fleet.waiting()
+    assert fleet.scheduler.route("m").supply(0.0) == []
+    assert fleet.pool.eta(ONE) == float("inf")
+
+
+def test_a_flow_releases_what_it_was_granted_for_a_call_that_left() -> None:
+    fleet = Fleet(a=Limits(concurrent=1))
+    held = fleet.pool.lease(ONE)
+    gone = fleet.waiting()
+    held.settle()
+    flow = acquire(fleet.scheduler, Order(ONE), 0.0)
+    effect = next(flow)
+    assert isinstance(effect, Reserve)
+    assert effect.ticket is gone
+    answer = fleet.store.reserve(effect.claim, 0.0)
+    fleet.scheduler.leave(gone, 0.0)
+    effect = flow.send((0.0, answer))
+    assert isinstance(effect, Release)
+    assert effect.reservation is answer
+    flow.close()
+
+
+def test_a_call_that_refers_to_what_an_owner_holds_goes_to_that_owner_only() -> None:
+    fleet = Fleet(
+        Organization(name="a", keys=(key("a1"), key("a2")), limits=Limits(rpm=60)),
+        b=Limits(rpm=600),
+    )
+    order = fleet.pool.order(ONE, timeout=0.0, holder="a#2")
+    used = []
+
+    def held() -> None:
+        lease = fleet.pool.leased(fleet.pool._run(fleet.pool.flow(order)))
+        used.append(lease.key_id)
+        lease.settle()
+
+    for _ in range(59):
+        held()
+    with pytest.raises(WaitTimeout):
+        held()
+    assert set(used) == {"a#1", "a#2"}
+    assert fleet.pool.lease(ONE, timeout=0.0).owner == "b"
+
+
+def test_names_for_people() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    ticket = fleet.granted()
+    assert repr(ticket) == "<Ticket 1 for 'm'>"
+    grant = fleet.scheduler.accept(ticket, 0.0)
+    assert "a#1" in repr(grant.seat)
+    assert "no other call waits" in fleet.scheduler.why(fleet.enter(), 0.0)
+
+
+def test_an_empty_claim_is_answered_too() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    assert fleet.store.reserve(Claim([], ONE.costs), 0.0) is not None
