@@ -343,7 +343,7 @@ def test_latency_passes_in_real_time() -> None:
                 assert answer.usage is not None
             else:
                 assert list(answer)
-            assert 0.2 <= time.monotonic() - began + 0.01 < 2
+            assert 0.2 <= time.monotonic() - began + 0.01 < 20
 
 
 async def test_many_at_once(server: Server) -> None:

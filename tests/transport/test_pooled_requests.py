@@ -272,7 +272,7 @@ def test_the_answer_tells_which_key_answered_and_after_what(odd: OddServer) -> N
     assert headers["x-keyfleet-owner"] == r"\xfcber"
     assert headers["x-keyfleet-attempts"] == "1"
     assert len(headers["x-keyfleet-waited-for"].partition(".")[2]) == 3
-    assert float(headers["x-keyfleet-waited-for"]) < 0.5
+    assert float(headers["x-keyfleet-waited-for"]) < 5
 
 
 # Bodies that can be sent again, and those that can't

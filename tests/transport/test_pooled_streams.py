@@ -96,7 +96,7 @@ def test_a_terminator_that_never_comes_is_not(odd: OddServer) -> None:
     begun = time.monotonic()
     for _ in range(2):
         list(client.chat.completions.create(**STREAM))
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 4.5
     assert odd.connections == 2
 
 
@@ -107,7 +107,7 @@ async def test_an_async_terminator_that_never_comes_is_not(odd: OddServer) -> No
     stream = await client.chat.completions.create(**STREAM)
     async for _ in stream:
         pass
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 4.5
 
 
 def test_chunks_are_not_held_up(odd: OddServer) -> None:
