@@ -329,6 +329,17 @@ class TestLearn:
         assert acme.buckets[1].level == pytest.approx(5000, abs=0.1)
         assert acme.buckets[0].level == acme.buckets[0].capacity - 1
 
+    def test_a_limit_lower_than_configured_is_no_debt(self) -> None:
+        book = ledger(acme=Limits(rpm=10_000))
+        acme = book.account("acme", None, "m", 0.0)
+        held = [take(book, acme) for _ in range(3)]
+        for number, one in enumerate(held):
+            told = reading(Metric.REQUESTS, 500, 499 - number, period=MINUTE)
+            book.settle(Settlement(one, None, (told,)), 0.0)
+        (rpm,) = acme.buckets
+        assert rpm.limit == 500
+        assert 490 < rpm.level < 500
+
     def test_only_the_first_headers_of_a_call_count(self) -> None:
         book = ledger(acme=Limits(rpm=600))
         acme = book.account("acme", None, "m", 0.0)

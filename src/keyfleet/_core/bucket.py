@@ -248,7 +248,7 @@ class Bucket:
             limit = ceiling = self.configured.amount
         if limit != self.limit or ceiling != self.ceiling:
             self._adopt(limit, ceiling)
-            self.level = min(self.level, self.capacity)
+            self._correct(0.0)  # what no longer fits is gone, for marks made before too
 
     def refused(self, *, cost: float, ready_after: float) -> None:
         """Believe a refusal: the provider will not admit `cost` for so many seconds."""
