@@ -15,9 +15,10 @@ from ._azure import OnAzure
 from ._batch import PacedBatch
 from ._facts import NAME, Heard, atell, listening, tell
 from ._install import Pooled
+from ._runs import ToldStreams
 
 
-class PooledChat(PacedBatch, Pooled):
+class PooledChat(PacedBatch, ToldStreams, Pooled):
     """What the chat models add to stock's: hints to each request, facts to each answer."""
 
     _resource: ClassVar[str] = "chat.completions"
