@@ -347,20 +347,19 @@ class Ledger:
         return freed
 
     def _close(self, reservation: Reservation, used: Costs, now: float) -> bool:
-        expired = reservation.state is State.EXPIRED
+        taken = reservation.costs
+        held = NOTHING_TAKEN if reservation.state is State.EXPIRED else taken
         reservation.state = State.SETTLED
-        costs = reservation.costs
-        if expired:
-            costs = NOTHING_TAKEN
-        else:
+        if held is taken:
             del self._open[reservation.number]
             reservation.account.in_flight -= 1
-            if not reservation.answered:
-                self._answer(reservation)
+        unanswered, reservation.answered = not reservation.answered, True
         freed = False
         for bucket, *_ in reservation.marks:
             metric = bucket.metric
-            back = costs[metric] - used[metric]
+            if unanswered:
+                bucket.pending -= taken[metric]
+            back = held[metric] - used[metric]
             if back:
                 if now > bucket.at:
                     bucket.refill(now)
