@@ -128,17 +128,18 @@ class Gate:
             and fields.get(b"x-api-key") not in _SENTINELS
         ):
             return None
-        url = request.url
-        if url.fragment == REDIRECTED or (self._base and url.netloc != self._base[0]):
+        url, base = request.url, self._base
+        if url.fragment == REDIRECTED:
             return None
-        return Call(self, request, self._rest(url.raw_path), fields)
-
-    def _rest(self, path: bytes) -> bytes:
-        """Return a path relative to the base URL."""
-        if self._base is not None and path.startswith(self._base[1]):
-            return path[len(self._base[1]) :]
-        _, found, rest = path.partition(b"/v1/")
-        return rest if found else path.lstrip(b"/")
+        path = url.raw_path
+        if base is not None and url.netloc != base[0]:
+            return None
+        if base is not None and path.startswith(base[1]):
+            rest = path[len(base[1]) :]
+        else:
+            _, found, rest = path.partition(b"/v1/")
+            rest = rest if found else path.lstrip(b"/")
+        return Call(self, request, rest, fields)
 
     def url(self, base_url: str, rest: bytes) -> Url:
         """Return where a request goes. Parsing a URL costs as much as a lease, so it is kept."""
@@ -215,7 +216,7 @@ class Call:
         if b"\n" + _HINT in b"\n".join([b"", *names]):
             hints = self._told(fields)
         headers = self._headers = gate.httpx.Headers(request.headers)
-        for name in names:
+        for name in names & _REMOVED if hints is _NO_HINTS else names:
             if name in _REMOVED or name.startswith(_HINT):
                 del headers[name.decode("latin-1")]
         encoding = fields.get(_ENCODING, b"")
@@ -229,7 +230,11 @@ class Call:
             body,
         )
         self.retry = gate.policy(hints) if replayable else _ONCE
-        self.order = self._ordered(hints, gate.holders.find(rest, body))
+        holder = gate.holders.find(rest, body)
+        if hints is _NO_HINTS and holder is None:
+            self.order = gate.pool.order(self.plan.demand)
+        else:
+            self.order = self._ordered(hints, holder)
 
     def _told(self, fields: Mapping[bytes, bytes]) -> Hints:
         told = {
