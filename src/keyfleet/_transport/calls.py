@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from .._protocols import Plan, Provider
     from ..pool import KeyPool
 
+#: The extension that answers of a pool bear: why it granted no key, or ``None``.
+POOLED: Final = "keyfleet"
 #: Stands where a key will be. It is no secret, and no provider takes it for a key.
 SENTINEL: Final = "keyfleet-pool"
 #: The base URL of clients that have only a pool. The name never resolves (RFC 6761).
@@ -51,7 +53,7 @@ PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 
 _SENTINELS: Final = frozenset({SENTINEL.encode(), b"Bearer " + SENTINEL.encode()})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
-_REMOVED: Final = frozenset({b"authorization", b"api-key", b"x-api-key", b"cookie"})
+_REMOVED: Final = ("authorization", "api-key", "x-api-key", "cookie")
 _ENCODING: Final = b"accept-encoding"
 #: What `bodies` can read usage from.
 _ENCODINGS: Final = frozenset({b"gzip, deflate", b"gzip", b"identity"})
@@ -211,14 +213,14 @@ class Call:
         self.attempts = 0
         #: The stream of an answer that began, for who must close it.
         self.body: Any = None
-        hints = _NO_HINTS
         names = self._names = fields.keys()
+        headers = self._headers = gate.httpx.Headers(request.headers)
+        hints = _NO_HINTS
         if b"\n" + _HINT in b"\n".join([b"", *names]):
             hints = self._told(fields)
-        headers = self._headers = gate.httpx.Headers(request.headers)
-        for name in names & _REMOVED if hints is _NO_HINTS else names:
-            if name in _REMOVED or name.startswith(_HINT):
-                del headers[name.decode("latin-1")]
+            for name in names:
+                if name.startswith(_HINT):
+                    del headers[name.decode("latin-1")]
         encoding = fields.get(_ENCODING, b"")
         if encoding not in _ENCODINGS:
             headers["accept-encoding"] = "gzip, deflate" if b"gzip" in encoding else "identity"
@@ -277,7 +279,11 @@ class Call:
         )
         headers = request.headers
         headers["host"] = url.netloc.decode("ascii")
-        for name, value in lease.headers.items():
+        credentials = lease.headers
+        for name in _REMOVED:
+            if name not in credentials and name.encode() in self._names:
+                del headers[name]
+        for name, value in credentials.items():
             if value is not None:
                 headers[name] = value
             elif name.encode() in self._names:
@@ -319,9 +325,7 @@ class Call:
             extensions=response.extensions,
         )
 
-    def refused(
-        self, lease: Lease, response: Response, body: bytes
-    ) -> Reply[Response | Exception]:
+    def refused(self, lease: Lease, response: Response, body: bytes) -> Reply[Response | Exception]:
         """Take in an answer that is an error, whole, so that its connection is free again."""
         provider, headers = self._provider(lease), readable(response.headers.raw)
         plain = inflated(body, headers.get("content-encoding", "").lower())
@@ -371,6 +375,7 @@ class Call:
         headers["x-keyfleet-waited-for"] = f"{self._waited_for:.3f}"
         headers["x-keyfleet-key-id"] = visible(lease.key_id)
         headers["x-keyfleet-owner"] = visible(lease.owner)
+        response.extensions[POOLED] = None
         return response
 
     def unserved(self, error: CannotServe | ConfigError) -> Response:
@@ -400,7 +405,7 @@ class Call:
             status,
             headers=headers,
             stream=self._gate.httpx.ByteStream(body),
-            extensions={"http_version": b"HTTP/1.1", "keyfleet": error},
+            extensions={"http_version": b"HTTP/1.1", POOLED: error},
         )
 
 
