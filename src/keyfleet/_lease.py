@@ -92,9 +92,11 @@ class Lease:
         """End it after an answer that was no success; the pool learns from it."""
         self._end(self._failed(outcome, observation), None)
 
-    def complete(self, charged: Usage, usage: Usage | None) -> None:
+    def complete(
+        self, charged: Usage, usage: Usage | None, observation: Observation = NOTHING
+    ) -> None:
         """End it where what limits count differs from what was used, as OpenAI's do."""
-        self._end(Settle(self._grant, charged.costs, OK), usage)
+        self._end(Settle(self._grant, charged.costs, OK, observation), usage)
 
     def observe(self, observation: Observation) -> None:
         """Let the pool learn from an answer's headers while the body is still to come."""
@@ -112,9 +114,11 @@ class Lease:
         """Do as `fail`."""
         await self._aend(self._failed(outcome, observation), None)
 
-    async def acomplete(self, charged: Usage, usage: Usage | None) -> None:
+    async def acomplete(
+        self, charged: Usage, usage: Usage | None, observation: Observation = NOTHING
+    ) -> None:
         """Do as `complete`."""
-        await self._aend(Settle(self._grant, charged.costs, OK), usage)
+        await self._aend(Settle(self._grant, charged.costs, OK, observation), usage)
 
     def _settle(self, usage: Usage | None) -> Settle:
         costs = self._grant.reservation.costs

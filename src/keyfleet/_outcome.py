@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ._keys import ScopeKind
 from ._limits import Metric
@@ -73,9 +73,8 @@ class Outcome:
 OK: Final = Outcome(kind=Kind.OK, charged=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What one group of headers said of one bucket.
+class Reading(NamedTuple):
+    """What one group of headers said of one bucket. A tuple, as every answer makes some.
 
     Args:
         metric: what it counts.
@@ -95,8 +94,7 @@ class Reading:
     project: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(NamedTuple):
     """What the headers of one answer said.
 
     Args:
@@ -112,6 +110,14 @@ class Observation:
     project_id: str | None = None
     anchors: bool = True
     ignored: int = 0
+
+    @property
+    def tells_of_project(self) -> bool:
+        """Whether some reading is of a project's bucket."""
+        for reading in self.readings:  # noqa: SIM110 - a generator costs more than both readings
+            if reading.project:
+                return True
+        return False
 
 
 #: No header told anything.

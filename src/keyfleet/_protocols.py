@@ -6,8 +6,7 @@ Each is given to a pool by object, by name or by entry point. None registers its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from ._limits import Costs
 from ._usage import Demand, Usage
@@ -120,8 +119,7 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """What a provider reads from a request before it is sent.
 
     Args:

@@ -15,12 +15,24 @@ from math import inf
 from pathlib import Path
 from random import Random
 from threading import TIMEOUT_MAX, Event, Lock
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from ._clock import Clock, SystemClock
-from ._core.flow import Effect, Order, Release, Reply, Send, Settle, acquire, call
+from ._core.flow import (
+    Effect,
+    Order,
+    Release,
+    Reply,
+    Send,
+    Settle,
+    abandoned,
+    acquire,
+    call,
+    settled_by,
+)
 from ._core.health import State
 from ._core.ledger import Answer, Reservation, Settlement
+from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
 from ._core.scheduler import Grant, Reserve, Scheduler, Wait
 from ._keys import ApiKey
@@ -199,7 +211,8 @@ class KeyPool:
             ConfigError: no key may be used for the model.
         """
         order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
-        return self.leased(self._run(self.flow(order)))
+        grant = self._at_once(order)
+        return self.leased(self._run(self.flow(order)) if grant is None else grant)
 
     def alease(
         self,
@@ -218,7 +231,8 @@ class KeyPool:
         return LeaseContext(lambda: self._alease(order))
 
     async def _alease(self, order: Order) -> Lease:
-        return self.leased(await self._arun(self.flow(order)))
+        grant = self._at_once(order)
+        return self.leased(await self._arun(self.flow(order)) if grant is None else grant)
 
     def order(
         self,
@@ -250,7 +264,7 @@ class KeyPool:
                 Leased(
                     key_id=grant.key.key_id,
                     owner=grant.seat.account.owner,
-                    model=grant.ticket.demand.model,
+                    model=grant.demand.model,
                     waited_for=grant.waited_for,
                 )
             )
@@ -278,7 +292,23 @@ class KeyPool:
         Raises:
             CannotServe: no further attempt was granted.
         """
-        flow = self.call_flow(order, retry)
+        last: tuple[Grant, Reply[object]] | None = None
+        begun = self._at_once(order)
+        if begun is not None:
+            lease = self.leased(begun)
+            try:
+                first = send(lease)
+            except BaseException:  # also an interrupt: what was granted must come back
+                self.finish(abandoned(begun))
+                raise
+            settle = settled_by(begun, first)
+            if settle is not None:
+                self.finish(settle)
+            if first.outcome.ok:
+                self._budget.earn()
+                return lease, first
+            last = begun, cast(Reply[object], first)
+        flow = self.call_flow(order, retry, last)
         grant, reply = self._run(flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
@@ -290,9 +320,35 @@ class KeyPool:
         retry: RetryPolicy | None = None,
     ) -> tuple[Lease, Reply[R]]:
         """Do as `call`, without blocking the event loop."""
-        flow = self.call_flow(order, retry)
+        last: tuple[Grant, Reply[object]] | None = None
+        begun = self._at_once(order)
+        if begun is not None:
+            lease = self.leased(begun)
+            try:
+                first = await send(lease)
+            except BaseException:  # also cancellation: what was granted must come back
+                self.finish(abandoned(begun))
+                raise
+            settle = settled_by(begun, first)
+            if settle is not None:
+                self.finish(settle)
+            if first.outcome.ok:
+                self._budget.earn()
+                return lease, first
+            last = begun, cast(Reply[object], first)
+        flow = self.call_flow(order, retry, last)
         grant, reply = await self._arun(flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
+
+    def _at_once(self, order: Order) -> Grant | None:
+        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
+        if not self._local or order.holder is not None or order.priority not in PATIENCE:
+            return None
+        with self._lock:
+            now = self._clock.now()
+            if now > order.deadline:
+                return None
+            return self._scheduler.at_once(order.demand, now, self._store.reserve)
 
     # Flows and their drivers; `keyfleet.simulate` is the third
 
@@ -301,11 +357,14 @@ class KeyPool:
         return acquire(self._scheduler, order, self._clock.now())
 
     def call_flow(
-        self, order: Order, retry: RetryPolicy | None = None
+        self,
+        order: Order,
+        retry: RetryPolicy | None = None,
+        last: tuple[Grant, Reply[object]] | None = None,
     ) -> Generator[Effect, tuple[float, object], tuple[Grant, Reply[object]]]:
-        """Return the flow of a whole call."""
+        """Return the flow of a whole call, after a `last` attempt if one was made already."""
         policy = retry or self._retry
-        return call(self._scheduler, policy, self._budget, order, self._clock.now())
+        return call(self._scheduler, policy, self._budget, order, self._clock.now(), last)
 
     def _run(
         self,
@@ -497,7 +556,7 @@ class KeyPool:
         if settle.used is not None:
             self._counts[grant.key.key_id].ended(outcome, usage)
             if outcome is not None and outcome.ok:
-                grant.ticket.lane.settled(grant.reservation.costs, settle.used)
+                grant.lane.settled(grant.reservation.costs, settle.used)
         if outcome is not None and (
             outcome is not OK or scheduler.troubled or not grant.key_subject.proven
         ):
@@ -567,7 +626,7 @@ class KeyPool:
 
     def _emit_end(self, grant: Grant, outcome: Outcome | None, usage: Usage | None) -> None:
         key_id, owner = grant.key.key_id, grant.seat.account.owner
-        model = grant.ticket.demand.model
+        model = grant.demand.model
         if outcome is not None and outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
             self._emit(
                 Throttled(

@@ -179,13 +179,19 @@ class Bucket:
         # The hot path: `refill` and `need` written out.
         if cost > self.limit * (1 + EPSILON):
             return inf
+        capacity, level = self.capacity, self.level
         if now > self.at:
-            self.refill(now)
-        capacity = self.capacity
+            if self.throttle < 1.0:
+                self.refill(now)
+                level = self.level
+            else:
+                level += (now - self.at) * self.rate
+                level = self.level = level if level < capacity else capacity
+                self.at = now
         need = cost if cost < capacity else capacity
-        if self.level >= need * (1 - EPSILON):
+        if level >= need * (1 - EPSILON):
             return now
-        return now + (need - self.level) / self.rate if self.rate else inf
+        return now + (need - level) / self.rate if self.rate else inf
 
     def spares(self, cost: float, *, other: float, at: float) -> bool:
         """Whether, after a call of `cost`, one of `other` still fits at the instant `at`."""

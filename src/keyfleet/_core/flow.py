@@ -11,7 +11,6 @@ and keeps pumping: what the flow holds is settled before it comes out again.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from math import inf
 from typing import Final, Generic, TypeVar, cast
 
@@ -26,13 +25,17 @@ from .scheduler import Grant, Reserve, Scheduler, Wait
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Generic[R]):
     """What came of one attempt: its meaning, and the driver's own `response`."""
 
-    outcome: Outcome
-    response: R
-    observation: Observation = NOTHING
+    __slots__ = ("observation", "outcome", "response")
+
+    def __init__(
+        self, *, outcome: Outcome, response: R, observation: Observation = NOTHING
+    ) -> None:
+        self.outcome = outcome
+        self.response = response
+        self.observation = observation
 
 
 class Send:
@@ -155,28 +158,36 @@ def acquire(
 
 
 def call(
-    scheduler: Scheduler, policy: RetryPolicy, budget: Budget, order: Order, now: float
+    scheduler: Scheduler,
+    policy: RetryPolicy,
+    budget: Budget,
+    order: Order,
+    now: float,
+    last: tuple[Grant, Reply[object]] | None = None,
 ) -> Generator[Effect, Told, tuple[Grant, Reply[object]]]:
     """Send a request until an answer is final. On success the grant is still to be settled.
+
+    `last` is an attempt that was made already, and was no success.
 
     Raises:
         CannotServe: no further attempt was granted, and no answer is there to be shown.
     """
-    attempts = Attempts(now)
+    attempts = Attempts(now if last is None else last[0].entered_at)
     budget.earn()
     avoid: frozenset[str] = frozenset()
-    last: tuple[Grant, Reply[object]] | None = None
     while True:
-        try:
-            grant = yield from acquire(scheduler, order, now, avoid)
-        except (NoUsableKey, TooLarge):
-            if last is not None:
-                return last  # the provider's own words say more
-            raise
-        reply, now = yield from _attempt(grant)
-        if reply.outcome.ok:
-            return grant, reply
-        last = grant, reply
+        if last is None or attempts.made:
+            try:
+                grant = yield from acquire(scheduler, order, now, avoid)
+            except (NoUsableKey, TooLarge):
+                if last is not None:
+                    return last  # the provider's own words say more
+                raise
+            reply, now = yield from _attempt(grant)
+            if reply.outcome.ok:
+                return grant, reply
+            last = grant, reply
+        grant, reply = last
         verdict = policy.decide(
             attempts,
             reply.outcome,
@@ -196,13 +207,27 @@ def _attempt(grant: Grant) -> Generator[Effect, Told, tuple[Reply[object], float
     """Send once, and settle unless the answer is a success whose body is still to come."""
     try:
         now, answer = yield Send(grant)
-    except BaseException:  # also cancellation: the request may have left, its estimate stays
-        costs = grant.reservation.costs
-        yield Settle(grant, counted(costs, ABANDONED), ABANDONED)
+    except BaseException:  # also cancellation
+        yield abandoned(grant)
         raise
     if not isinstance(answer, Reply):
         raise TypeError(f"a driver answered Send with {type(answer).__name__}, not a Reply")
-    outcome = answer.outcome
-    used = None if outcome.ok else counted(grant.reservation.costs, outcome)
-    now, _ = yield Settle(grant, used, outcome, answer.observation)
+    settle = settled_by(grant, answer)
+    if settle is not None:
+        now, _ = yield settle
     return answer, now
+
+
+def abandoned(grant: Grant) -> Settle:
+    """Return what becomes of an attempt that ended without an answer: it may have left."""
+    return Settle(grant, counted(grant.reservation.costs, ABANDONED), ABANDONED)
+
+
+def settled_by(grant: Grant, reply: Reply[R]) -> Settle | None:
+    """Return what an attempt's answer tells so far; ``None`` = nothing until its body ends."""
+    outcome = reply.outcome
+    if not outcome.ok:
+        return Settle(grant, counted(grant.reservation.costs, outcome), outcome, reply.observation)
+    if reply.observation is NOTHING:
+        return None
+    return Settle(grant, None, outcome, reply.observation)

@@ -347,20 +347,19 @@ class Ledger:
         return freed
 
     def _close(self, reservation: Reservation, used: Costs, now: float) -> bool:
-        expired = reservation.state is State.EXPIRED
+        taken = reservation.costs
+        held = NOTHING_TAKEN if reservation.state is State.EXPIRED else taken
         reservation.state = State.SETTLED
-        costs = reservation.costs
-        if expired:
-            costs = NOTHING_TAKEN
-        else:
+        if held is taken:
             del self._open[reservation.number]
             reservation.account.in_flight -= 1
-            if not reservation.answered:
-                self._answer(reservation)
+        unanswered, reservation.answered = not reservation.answered, True
         freed = False
         for bucket, *_ in reservation.marks:
             metric = bucket.metric
-            back = costs[metric] - used[metric]
+            if unanswered:
+                bucket.pending -= taken[metric]
+            back = held[metric] - used[metric]
             if back:
                 if now > bucket.at:
                     bucket.refill(now)
@@ -407,21 +406,22 @@ class Ledger:
         reservation = settlement.reservation
         if reservation.answered:
             return False
-        before = sum(bucket.level for bucket, *_ in reservation.marks)
+        more = False
         for reading in settlement.readings:
             mark = _marked(reservation, reading)
             if mark is None:
                 self._learn(reservation, reading, now)
                 continue
-            bucket = mark[0]
+            bucket, limit = mark[0], reading.limit
             bucket.refill(now)
-            bucket.learn(reading.limit, reading.burst or reading.limit)
+            before = bucket.level
+            bucket.learn(limit, reading.burst or limit)
             if settlement.anchors:
-                upward = reading.limit <= bucket.limit
                 flew_for = now - (reservation.expires_at - self._lifetime)
-                bucket.anchor(reading.level, mark, flew_for=flew_for, upward=upward)
+                bucket.anchor(reading.level, mark, flew_for=flew_for, upward=limit <= bucket.limit)
+            more = more or bucket.level > before
         self._answer(reservation)
-        return sum(bucket.level for bucket, *_ in reservation.marks) > before
+        return more
 
     def _learn(self, reservation: Reservation, reading: Reading, now: float) -> None:
         """Make the bucket of a limit that was not known.
@@ -557,7 +557,10 @@ def _name(reading: Reading) -> str | None:
 def _marked(reservation: Reservation, reading: Reading) -> Mark | None:
     """Return the reservation's mark in the bucket that a reading is about."""
     bucket = _find(reservation.account, [mark[0] for mark in reservation.marks], reading)
-    return next((mark for mark in reservation.marks if mark[0] is bucket), None)
+    for mark in reservation.marks:
+        if mark[0] is bucket:
+            return mark
+    return None
 
 
 def _find(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:

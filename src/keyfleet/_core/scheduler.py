@@ -61,28 +61,30 @@ class Wait:
 class Grant:
     """What a call got: a key and a reservation on its owner."""
 
-    __slots__ = ("at", "key", "key_subject", "reservation", "seat", "ticket")
+    __slots__ = ("at", "demand", "entered_at", "key", "key_subject", "lane", "reservation", "seat")
 
     def __init__(
         self,
-        ticket: Ticket,
+        demand: Demand,
+        lane: Lane,
         seat: Seat,
-        key: ApiKey,
-        key_subject: Subject,
+        key: tuple[ApiKey, Subject],
         reservation: Reservation,
+        entered_at: float,
         at: float,
     ) -> None:
-        self.ticket = ticket
+        self.demand = demand
+        self.lane = lane
         self.seat = seat
-        self.key = key
-        self.key_subject = key_subject
+        self.key, self.key_subject = key
         self.reservation = reservation
+        self.entered_at = entered_at
         self.at = at
 
     @property
     def waited_for(self) -> float:
         """Seconds from the call's entry to its grant."""
-        return self.at - self.ticket.entered_at
+        return self.at - self.entered_at
 
 
 class Scheduler:
@@ -188,6 +190,31 @@ class Scheduler:
         return self._subjects.setdefault(name, Subject(name))
 
     # A call's way in
+
+    def at_once(
+        self, demand: Demand, now: float, reserve: Callable[[Claim, float], Answer]
+    ) -> Grant | None:
+        """Grant a call that nobody stands in the way of; ``None`` = it must `enter`.
+
+        The usual case, without a ticket and a flow: nobody waits, nothing is due, the first owner
+        that `reserve` (a local store's) is asked for fits.
+        """
+        lane = self._lanes.get((demand.model, None))
+        if (
+            lane is None
+            or self.waiting
+            or self._closed
+            or ((self._resting or self._trials) and self._next_change() <= now)
+        ):
+            return None
+        ready: Iterable[Account] = lane.route.ready
+        if len(lane.route.ready) > 1:
+            ready = self._strategy.rank(lane.route.ready, demand, now)
+        answer = reserve(Claim(ready, demand.costs), now)
+        if type(answer) is not Reservation:
+            return None
+        seat = self._seat_of(lane.route, answer.account)
+        return Grant(demand, lane, seat, self._key_of(seat, now), answer, now, now)
 
     def enter(
         self,
@@ -325,12 +352,8 @@ class Scheduler:
         if ticket.waiting:
             self._unqueue(ticket)
             self.woken.append(ticket)
-        seat = ticket.seat = self._seat_of(ticket, reservation)
-        _, subject = ticket.key = seat.next_key()
-        if not subject.proven:
-            self._try_out(subject, now)
-        if self._ailing:
-            self._begin_probe(seat, now)
+        ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
+        ticket.key = self._key_of(ticket.seat, now)
         return None
 
     def _still_short(self, ticket: Ticket, answer: Short, now: float) -> None:
@@ -403,8 +426,9 @@ class Scheduler:
             raise AssertionError("only a granted ticket can be accepted")
         ticket.reservation = None
         ticket.left = True
-        key, subject = ticket.key
-        return Grant(ticket, seat, key, subject, reservation, now)
+        return Grant(
+            ticket.demand, ticket.lane, seat, ticket.key, reservation, ticket.entered_at, now
+        )
 
     def _try_out(self, subject: Subject, now: float) -> None:
         """Count an attempt with a key that was never answered; after some, it has to wait."""
@@ -414,9 +438,18 @@ class Scheduler:
             heappush(self._trials, (now + TRIAL_FOR, self._number, subject))
             self._refresh(subject)
 
+    def _key_of(self, seat: Seat, now: float) -> tuple[ApiKey, Subject]:
+        """Return the key that serves next, counted if it is on trial or the owner is probed."""
+        key = seat.next_key()
+        subject = key[1]
+        if not subject.proven:
+            self._try_out(subject, now)
+        if self._ailing:
+            self._begin_probe(seat, now)
+        return key
+
     @staticmethod
-    def _seat_of(ticket: Ticket, reservation: Reservation) -> Seat:
-        route, account = ticket.lane.route, reservation.account
+    def _seat_of(route: Route, account: Account) -> Seat:
         seat = route.seats.get(account)
         if seat is not None:
             return seat

@@ -19,6 +19,7 @@ from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Final
 
 from .._core.flow import ABANDONED
+from .._outcome import NOTHING
 
 if TYPE_CHECKING:
     from .._lease import Lease
@@ -53,6 +54,7 @@ class Watch:
         "_streams",
         "done",
         "note",
+        "observation",
     )
 
     def __init__(
@@ -61,6 +63,8 @@ class Watch:
         self.done = False
         #: Is told the beginning of the body, once.
         self.note: Callable[[bytes, str], None] | None = None
+        #: What the headers told, where that was not taken in yet.
+        self.observation = NOTHING
         self._lease = lease
         self._provider = provider
         self._plan = plan
@@ -92,9 +96,10 @@ class Watch:
             self.done = True
             failed, usage = self._judged(whole)
             if failed is not None:
-                self._lease.fail(failed)
+                self._lease.fail(failed, self.observation)
             else:
-                self._lease.complete(self._provider.charge(self._plan, usage), usage)
+                charged = self._provider.charge(self._plan, usage)
+                self._lease.complete(charged, usage, self.observation)
 
     async def aend(self, *, whole: bool) -> None:
         """Do as `end`."""
@@ -102,21 +107,22 @@ class Watch:
             self.done = True
             failed, usage = self._judged(whole)
             if failed is not None:
-                await self._lease.afail(failed)
+                await self._lease.afail(failed, self.observation)
             else:
-                await self._lease.acomplete(self._provider.charge(self._plan, usage), usage)
+                charged = self._provider.charge(self._plan, usage)
+                await self._lease.acomplete(charged, usage, self.observation)
 
     def fail(self, outcome: Outcome) -> None:
         """End the lease: the connection broke while the body came."""
         if not self.done:
             self.done = True
-            self._lease.fail(outcome)
+            self._lease.fail(outcome, self.observation)
 
     async def afail(self, outcome: Outcome) -> None:
         """Do as `fail`."""
         if not self.done:
             self.done = True
-            await self._lease.afail(outcome)
+            await self._lease.afail(outcome, self.observation)
 
     def _judged(self, whole: bool) -> tuple[Outcome | None, Usage | None]:
         """Return what went wrong, if anything did, and what the answer says it used."""

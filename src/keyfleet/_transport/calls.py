@@ -11,8 +11,8 @@ since the request's own host is not used at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from tenacity import stop_after_attempt
 
 from .._core.flow import Order, Reply
 from .._core.retry import STOP, RetryPolicy, Verdict
-from .._outcome import OK, Kind, Outcome
+from .._outcome import NOTHING, OK, Kind, Observation, Outcome
 from ..errors import CannotServe, ConfigError
 from ..providers import provider as provider_named
 from .bodies import Watch, dig, inflated, waiting_to_be_dug
@@ -29,7 +29,6 @@ from .holders import holders_of
 from .wire import (
     REDIRECTED,
     Httpx,
-    Raw,
     Request,
     Response,
     Url,
@@ -45,17 +44,20 @@ if TYPE_CHECKING:
     from .._protocols import Plan, Provider
     from ..pool import KeyPool
 
+#: The extension that answers of a pool bear: why it granted no key, or ``None``.
+POOLED: Final = "keyfleet"
 #: Stands where a key will be. It is no secret, and no provider takes it for a key.
 SENTINEL: Final = "keyfleet-pool"
 #: The base URL of clients that have only a pool. The name never resolves (RFC 6761).
 PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 
 _SENTINELS: Final = frozenset({SENTINEL.encode(), b"Bearer " + SENTINEL.encode()})
-_CREDENTIALS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
-_REPLACED: Final = _CREDENTIALS | {b"host", b"cookie", b"accept-encoding"}
+_REMOVED: Final = ("authorization", "api-key", "x-api-key", "cookie")
 _ENCODING: Final = b"accept-encoding"
-_SHOULD_RETRY: Final = b"x-should-retry"
+#: What `bodies` can read usage from.
+_ENCODINGS: Final = frozenset({b"gzip, deflate", b"gzip", b"identity"})
+_SHOULD_RETRY: Final = "x-should-retry"
 _HINT: Final = b"x-keyfleet-"
 #: Endpoints whose answers tell of objects that later calls may refer to: responses, and files,
 #: batches, conversations, vector stores among the others.
@@ -121,25 +123,25 @@ class Gate:
         Raises:
             Refused: it carries hints that make no sense.
         """
-        pairs = [(name.lower(), value) for name, value in request.headers.raw]
-        fields = dict(pairs)
+        fields = {name.lower(): value for name, value in request.headers.raw}
         if (
             fields.get(b"authorization") not in _SENTINELS
             and fields.get(b"api-key") not in _SENTINELS
             and fields.get(b"x-api-key") not in _SENTINELS
         ):
             return None
-        url = request.url
-        if url.fragment == REDIRECTED or (self._base and url.netloc != self._base[0]):
+        url, base = request.url, self._base
+        if url.fragment == REDIRECTED:
             return None
-        return Call(self, request, self._rest(url.raw_path), pairs, fields)
-
-    def _rest(self, path: bytes) -> bytes:
-        """Return a path relative to the base URL."""
-        if self._base is not None and path.startswith(self._base[1]):
-            return path[len(self._base[1]) :]
-        _, found, rest = path.partition(b"/v1/")
-        return rest if found else path.lstrip(b"/")
+        path = url.raw_path
+        if base is not None and url.netloc != base[0]:
+            return None
+        if base is not None and path.startswith(base[1]):
+            rest = path[len(base[1]) :]
+        else:
+            _, found, rest = path.partition(b"/v1/")
+            rest = rest if found else path.lstrip(b"/")
+        return Call(self, request, rest, fields)
 
     def url(self, base_url: str, rest: bytes) -> Url:
         """Return where a request goes. Parsing a URL costs as much as a lease, so it is kept."""
@@ -180,16 +182,6 @@ class Gate:
         return self.outcome(error) or Outcome(kind=Kind.CANCELLED, charged=True)
 
 
-@dataclass(slots=True)
-class Answer:
-    """The parts of a response, before it is known whether the caller will see it."""
-
-    status: int
-    headers: Raw
-    stream: Any
-    extensions: MutableMapping[str, Any]
-
-
 class Call:
     """One request of the pool's, on its way through one or more attempts."""
 
@@ -210,7 +202,7 @@ class Call:
     )
 
     def __init__(
-        self, gate: Gate, request: Request, rest: bytes, pairs: Raw, fields: dict[bytes, bytes]
+        self, gate: Gate, request: Request, rest: bytes, fields: dict[bytes, bytes]
     ) -> None:
         self._gate = gate
         self._rest = rest
@@ -221,15 +213,17 @@ class Call:
         self.attempts = 0
         #: The stream of an answer that began, for who must close it.
         self.body: Any = None
+        names = self._names = fields.keys()
+        headers = self._headers = gate.httpx.Headers(request.headers)
         hints = _NO_HINTS
-        if b"\n" + _HINT in b"\n".join([b"", *fields]):
+        if b"\n" + _HINT in b"\n".join([b"", *names]):
             hints = self._told(fields)
-            pairs = [pair for pair in pairs if not pair[0].startswith(_HINT)]
-        # Compressed only as `bodies` can read usage from.
-        encoding = b"gzip, deflate" if b"gzip" in fields.get(_ENCODING, b"") else b"identity"
-        self._headers = [pair for pair in pairs if pair[0] not in _REPLACED]
-        self._headers.append((_ENCODING, encoding))
-        self._names = fields.keys()
+            for name in names:
+                if name.startswith(_HINT):
+                    del headers[name.decode("latin-1")]
+        encoding = fields.get(_ENCODING, b"")
+        if encoding not in _ENCODINGS:
+            headers["accept-encoding"] = "gzip, deflate" if b"gzip" in encoding else "identity"
         body, replayable = body_of(gate.httpx, request)
         self.plan: Plan = gate.planner.plan(
             request.method,
@@ -238,7 +232,11 @@ class Call:
             body,
         )
         self.retry = gate.policy(hints) if replayable else _ONCE
-        self.order = self._ordered(hints, gate.holders.find(rest, body))
+        holder = gate.holders.find(rest, body)
+        if hints is _NO_HINTS and holder is None:
+            self.order = gate.pool.order(self.plan.demand)
+        else:
+            self.order = self._ordered(hints, holder)
 
     def _told(self, fields: Mapping[bytes, bytes]) -> Hints:
         told = {
@@ -272,26 +270,29 @@ class Call:
         self.attempts += 1
         self._waited_for += lease.waited_for
         url = self._gate.url(lease.base_url, self._rest)
-        headers = self._headers
-        credentials = [(name.encode(), value) for name, value in lease.headers.items()]
-        replaced = {name for name, _ in credentials}
-        if not replaced.isdisjoint(self._names):
-            headers = [pair for pair in headers if pair[0] not in replaced]
-        return self._gate.httpx.Request(
+        request = self._gate.httpx.Request(
             self.method,
             url,
-            headers=[
-                (b"host", url.netloc),
-                *headers,
-                *[(name, value.encode()) for name, value in credentials if value is not None],
-            ],
+            headers=self._headers,
             stream=self._stream,
             extensions=self._extensions,
         )
+        headers = request.headers
+        headers["host"] = url.netloc.decode("ascii")
+        credentials = lease.headers
+        for name in _REMOVED:
+            if name not in credentials and name.encode() in self._names:
+                del headers[name]
+        for name, value in credentials.items():
+            if value is not None:
+                headers[name] = value
+            elif name.encode() in self._names:
+                del headers[name]
+        return request
 
     def began(
         self, lease: Lease, sent: Request, response: Response, bound: Callable[..., Any]
-    ) -> Reply[Answer | Exception]:
+    ) -> Reply[Response | Exception]:
         """Take in an answer whose body is still to come; `bound` makes a stream that is watched."""
         provider, headers = self._provider(lease), readable(response.headers.raw)
         watch = Watch(
@@ -305,31 +306,43 @@ class Call:
             watch.note = self._gate.holders.note
         if self.plan.stream or waiting_to_be_dug():
             dig()
-        raw = response.headers.raw
         if 300 <= response.status_code < 400:
-            raw = without_key(raw, sent.url)
-        self.body = bound(response, watch)
-        answer = Answer(response.status_code, raw, self.body, response.extensions)
-        return self._reply(OK, answer, provider, headers)
+            without_key(response.headers, sent.url)
+        observation = self._observed(response, provider, headers)
+        if not self.plan.stream:
+            # The body follows at once: what the headers told is taken in with its end.
+            watch.observation, observation = observation, NOTHING
+        if response.is_closed:  # read already: who reads it again would not come by our stream
+            response = self._copied(response)
+        self.body = response.stream = bound(response, watch)
+        return Reply(outcome=OK, response=response, observation=observation)
 
-    def refused(self, lease: Lease, response: Response, body: bytes) -> Reply[Answer | Exception]:
+    def _copied(self, response: Response) -> Response:
+        return self._gate.httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=response.stream,
+            extensions=response.extensions,
+        )
+
+    def refused(self, lease: Lease, response: Response, body: bytes) -> Reply[Response | Exception]:
         """Take in an answer that is an error, whole, so that its connection is free again."""
         provider, headers = self._provider(lease), readable(response.headers.raw)
         plain = inflated(body, headers.get("content-encoding", "").lower())
         outcome = provider.read(response.status_code, headers, plain)
-        stream = self._gate.httpx.ByteStream(body)
-        answer = Answer(response.status_code, response.headers.raw, stream, response.extensions)
-        return self._reply(outcome, answer, provider, headers)
+        if response.is_closed:
+            response = self._copied(response)
+        response.stream = self._gate.httpx.ByteStream(body)
+        observation = self._observed(response, provider, headers)
+        return Reply(outcome=outcome, response=response, observation=observation)
 
-    def _reply(
-        self, outcome: Outcome, answer: Answer, provider: Provider, headers: Mapping[str, str]
-    ) -> Reply[Answer | Exception]:
-        observation = provider.observe(answer.status, headers)
-        if not self.plan.anchors:
-            observation = replace(observation, anchors=False)
-        return Reply(outcome=outcome, response=answer, observation=observation)
+    def _observed(
+        self, response: Response, provider: Provider, headers: Mapping[str, str]
+    ) -> Observation:
+        observation = provider.observe(response.status_code, headers)
+        return observation if self.plan.anchors else observation._replace(anchors=False)
 
-    def broke(self, error: Exception) -> Reply[Answer | Exception]:
+    def broke(self, error: Exception) -> Reply[Response | Exception]:
         """Take in that an attempt brought no answer.
 
         Raises:
@@ -346,30 +359,24 @@ class Call:
 
     # The last word
 
-    def answer(self, lease: Lease, reply: Reply[Answer | Exception]) -> Response:
+    def answer(self, lease: Lease, reply: Reply[Response | Exception]) -> Response:
         """Return what the caller sees of the last attempt.
 
         Raises:
             Exception: the transport's own, for the SDK to make its own of.
         """
-        answer = reply.response
-        if isinstance(answer, Exception):
-            raise answer
-        headers = answer.headers
+        response = reply.response
+        if isinstance(response, Exception):
+            raise response
+        headers = response.headers
         if not reply.outcome.ok:
-            headers = [pair for pair in headers if pair[0].lower() != _SHOULD_RETRY]
-            headers.append((_SHOULD_RETRY, b"false"))
-        return self._gate.httpx.Response(
-            answer.status,
-            headers=[
-                *headers,
-                *self._facts(),
-                (b"x-keyfleet-key-id", visible(lease.key_id)),
-                (b"x-keyfleet-owner", visible(lease.owner)),
-            ],
-            stream=answer.stream,
-            extensions=answer.extensions,
-        )
+            headers[_SHOULD_RETRY] = "false"
+        headers["x-keyfleet-attempts"] = str(self.attempts)
+        headers["x-keyfleet-waited-for"] = f"{self._waited_for:.3f}"
+        headers["x-keyfleet-key-id"] = visible(lease.key_id)
+        headers["x-keyfleet-owner"] = visible(lease.owner)
+        response.extensions[POOLED] = None
+        return response
 
     def unserved(self, error: CannotServe | ConfigError) -> Response:
         """Return the answer that tells an SDK why the pool granted no key."""
@@ -384,27 +391,22 @@ class Call:
         kind = "keyfleet" if status == 429 else "invalid_request_error"
         told = {"message": message, "type": kind, "param": None, "code": code}
         body = json.dumps({"error": told}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (_SHOULD_RETRY, b"false"),
-            *self._facts(),
-        ]
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            _SHOULD_RETRY: "false",
+            "x-keyfleet-attempts": str(self.attempts),
+            "x-keyfleet-waited-for": f"{self._waited_for:.3f}",
+        }
         retry_after = getattr(error, "retry_after", None)
         if retry_after is not None:
-            headers.append((b"retry-after", b"%d" % ceil(retry_after)))
+            headers["retry-after"] = str(ceil(retry_after))
         return self._gate.httpx.Response(
             status,
             headers=headers,
             stream=self._gate.httpx.ByteStream(body),
-            extensions={"http_version": b"HTTP/1.1", "keyfleet": error},
+            extensions={"http_version": b"HTTP/1.1", POOLED: error},
         )
-
-    def _facts(self) -> Raw:
-        return [
-            (b"x-keyfleet-attempts", b"%d" % self.attempts),
-            (b"x-keyfleet-waited-for", b"%.3f" % self._waited_for),
-        ]
 
 
 def _policy(policy: RetryPolicy, attempts: int | None) -> RetryPolicy | None:

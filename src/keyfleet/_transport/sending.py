@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..errors import CannotServe, ConfigError
 from .bodies import DRAIN_FOR, Watch, bury, in_destructor
-from .calls import Answer, Call, Gate, Refused
+from .calls import Call, Gate, Refused
 from .loops import Loops
 from .wire import Httpx, Request, Response
 
@@ -102,7 +102,7 @@ class SyncTransport(Transport):
             return call.unserved(error)
         return call.answer(lease, reply)
 
-    def _send(self, call: Call, lease: Lease) -> Reply[Answer | Exception]:
+    def _send(self, call: Call, lease: Lease) -> Reply[Response | Exception]:
         sent = call.request(lease)
         try:
             response = self._route(sent.url).handle_request(sent)
@@ -159,7 +159,7 @@ class AsyncTransport(Transport):
             raise
         return call.answer(lease, reply)
 
-    async def _send(self, call: Call, lease: Lease) -> Reply[Answer | Exception]:
+    async def _send(self, call: Call, lease: Lease) -> Reply[Response | Exception]:
         sent = call.request(lease)
         try:
             inner = await self._loops.local(self._route(sent.url))

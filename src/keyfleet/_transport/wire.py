@@ -19,6 +19,14 @@ class Headers(Protocol):
         """Names and values as they are sent."""
         ...
 
+    def get(self, name: str) -> str | None:
+        """Return a value; ``None`` = it isn't there."""
+        ...
+
+    def __setitem__(self, name: str, value: str) -> None: ...
+
+    def __delitem__(self, name: str) -> None: ...
+
 
 class Url(Protocol):
     """A URL of either family."""
@@ -68,12 +76,15 @@ class Response(Protocol):
     headers: Any
     stream: Any
     extensions: Any
+    is_closed: bool
 
 
 class Httpx(Protocol):
     """The module ``httpx`` or ``httpx2``."""
 
     URL: Callable[[str], Url]
+    Cookies: type
+    Headers: Callable[..., Headers]
     Request: Callable[..., Request]
     Response: Callable[..., Response]
     Limits: Callable[..., object]
@@ -135,23 +146,21 @@ def readable(raw: Raw) -> dict[str, str]:
     return dict(zip(names, values, strict=False))
 
 
-def without_key(raw: Raw, sent: Url) -> Raw:
-    """Return a redirect's headers so that whoever follows it brings no key.
+def without_key(headers: Headers, sent: Url) -> None:
+    """Change a redirect's target so that whoever follows it brings no key.
 
-    The target is resolved against the URL that was really asked, and marked: a client that
-    follows it comes back here, with the sentinel if it takes the target for its own origin.
+    It is resolved against the URL that was really asked, and marked: a client that follows it
+    comes back here, with the sentinel if it takes the target for its own origin.
     """
-
-    def marked(location: bytes) -> bytes:
-        target = sent.join(location.decode("latin-1")).copy_with(fragment=REDIRECTED)
-        return str(target).encode()
-
-    return [(n, marked(v) if n.lower() == b"location" else v) for n, v in raw]
+    location = headers.get("location")
+    if location is not None:
+        target = sent.join(location).copy_with(fragment=REDIRECTED)
+        headers["location"] = str(target)
 
 
-def visible(name: str) -> bytes:
+def visible(name: str) -> str:
     """Return a name as a header may hold it; names in a configuration may be of any script."""
-    return name.encode("ascii", "backslashreplace")
+    return name if name.isascii() else name.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def forget_frames(error: BaseException | None) -> None:

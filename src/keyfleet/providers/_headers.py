@@ -73,6 +73,8 @@ class Fields:
 
 def amount(text: str) -> float | None:
     """Return a plausible count; ``None`` for NaN, signs, and more than 1e12."""
+    if len(text) < 13 and text.isascii() and text.isdigit():  # nearly all are whole numbers
+        return float(text)
     found = number(text)
     return found if found is not None and found <= MOST else None
 
@@ -125,15 +127,13 @@ def _period(limit: float, remaining: float, reset: float) -> float | None:
 
     Where several do, the shortest: a longer one would mean that less than one unit is missing.
     """
-    return next((period for period in PERIODS if _fits(limit, remaining, reset, period)), None)
-
-
-def _fits(limit: float, remaining: float, reset: float, period: float) -> bool:
-    """Whether ``remaining == floor(level)`` holds within 1 for a level that `reset` may tell."""
-    least = reset * limit / period
-    most = (reset + _TRUNCATED) * limit / period
     used = limit - remaining
-    return least <= used + 1 and most >= used - 2
+    for period in PERIODS:
+        # Whether ``remaining == floor(level)`` holds within 1 for a level that `reset` may tell.
+        rate = limit / period
+        if reset * rate <= used + 1 and (reset + _TRUNCATED) * rate >= used - 2:
+            return period
+    return None
 
 
 def _level(limit: float, remaining: float, reset: float, period: float) -> float:

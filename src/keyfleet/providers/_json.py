@@ -37,6 +37,8 @@ def text(value: object) -> str:
 
 def count(value: object) -> int | None:
     """Return a plausible count; ``None`` for anything else, also for booleans and NaN."""
+    if value is None:
+        return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):

@@ -34,7 +34,7 @@ class AzureOpenAI(OpenAI):
         if found is None:
             return OpenAI.plan(self, method, path, content_type, body)
         plan = OpenAI.plan(self, method, found[2], content_type, body)
-        return replace(plan, demand=replace(plan.demand, model=found[1]))
+        return plan._replace(demand=replace(plan.demand, model=found[1]))
 
     def credentials(self, key: ApiKey) -> Mapping[str, str | None]:
         """Return the key as Azure's own header; there are no organizations."""

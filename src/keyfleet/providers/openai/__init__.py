@@ -51,11 +51,15 @@ class OpenAI:
     name: str = "openai"
     base_url: str = "https://api.openai.com/v1"
 
+    _policy: _estimate.Policy = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         if self.reserve not in get_args(Reserve):
             raise ConfigError(
                 f"reserve = {self.reserve!r} is not known", cure='Write "auto" or "max_tokens"'
             )
+        policy = _estimate.Policy(reserve=self.reserve, count_tokens=self.count_tokens)
+        object.__setattr__(self, "_policy", policy)
 
     def family(self, model: str) -> str:
         """Return the bucket's name: a fine-tuned model's base, without a snapshot's date."""
@@ -65,8 +69,7 @@ class OpenAI:
 
     def plan(self, method: str, path: str, content_type: str, body: bytes) -> Plan:
         """Read a request; see `keyfleet.providers.openai._estimate`."""
-        policy = _estimate.Policy(reserve=self.reserve, count_tokens=self.count_tokens)
-        return _estimate.plan(method, path, content_type, body, policy)
+        return _estimate.plan(method, path, content_type, body, self._policy)
 
     def credentials(self, key: ApiKey) -> Mapping[str, str | None]:
         """Return the key as a bearer token, and its ids where it has them."""

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from ..._protocols import Plan, TokenCounter
 from ..._usage import Demand
@@ -72,8 +72,7 @@ class Policy:
     count_tokens: TokenCounter = bytes4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Cost:
+class _Cost(NamedTuple):
     """What a request costs, besides one request."""
 
     input_tokens: int = 0
@@ -236,11 +235,15 @@ def _tokens(part: str, model: str, policy: Policy) -> int:
 
 
 def _choices(request: Request) -> int:
-    return max(1, count(request.get("n")) or 1)
+    return count(request.get("n")) or 1
 
 
 def _first(request: Request, *names: str) -> int | None:
-    return next((found for name in names if (found := count(request.get(name)))), None)
+    for name in names:
+        found = count(request.get(name))
+        if found:
+            return found
+    return None
 
 
 def _form_plan(endpoint: str, body: bytes) -> Plan:

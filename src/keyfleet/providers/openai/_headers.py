@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..._limits import Metric
-from ..._outcome import Observation, Reading
+from ..._outcome import Observation
 from .._durations import duration
 from .._headers import Fields, bucket, sane
 
@@ -19,27 +19,36 @@ _GROUPS: Final = (
     ("project-requests", Metric.REQUESTS, True),
     ("project-tokens", Metric.TOKENS, True),
 )
+#: The names of each group's limit, remainder and reset.
+_NAMES: Final = tuple(
+    (
+        f"x-ratelimit-limit-{suffix}",
+        f"x-ratelimit-remaining-{suffix}",
+        f"x-ratelimit-reset-{suffix}",
+        metric,
+        project,
+    )
+    for suffix, metric, project in _GROUPS
+)
 
 
 def observe(headers: Mapping[str, str]) -> Observation:
     """Read the headers of any answer; they come with refusals and 400 too."""
     fields = Fields(headers)
-    found = (_reading(fields, *group) for group in _GROUPS)
-    readings = tuple(reading for reading in found if reading is not None)
+    readings = []
+    for limit_name, remaining_name, reset_name, metric, project in _NAMES:
+        if limit_name not in headers:
+            continue
+        limit = fields.count(limit_name)
+        remaining = fields.count(remaining_name)
+        reset = fields.value(reset_name, duration)
+        if limit is not None and remaining is not None and sane(fields, limit, remaining):
+            readings.append(bucket(metric, limit, remaining, reset, project=project, bursts=True))
     organization_id = fields.label("openai-organization")
     project_id = fields.label("openai-project")
     return Observation(
-        readings=readings,
+        readings=tuple(readings),
         organization_id=organization_id,
         project_id=project_id,
         ignored=fields.ignored,
     )
-
-
-def _reading(fields: Fields, suffix: str, metric: Metric, project: bool) -> Reading | None:
-    limit = fields.count(f"x-ratelimit-limit-{suffix}")
-    remaining = fields.count(f"x-ratelimit-remaining-{suffix}")
-    reset = fields.value(f"x-ratelimit-reset-{suffix}", duration)
-    if limit is None or remaining is None or not sane(fields, limit, remaining):
-        return None
-    return bucket(metric, limit, remaining, reset, project=project, bursts=True)
