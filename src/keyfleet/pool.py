@@ -191,6 +191,7 @@ class KeyPool:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
     ) -> Lease:
         """Wait for a key and a reservation, to be held for a ``with`` block.
 
@@ -199,6 +200,7 @@ class KeyPool:
             timeout: seconds it may wait; ``None`` = the pool's `wait_timeout`.
             deadline: the instant on the pool's clock after which it is of no use.
             priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
+            tenant: on whose behalf: tenants that wait for a model get equal shares of it.
 
         Returns:
             A lease. Where ``with`` can't be used, end it by `Lease.settle` or its kin.
@@ -210,7 +212,9 @@ class KeyPool:
             NoUsableKey: every key is dead, or parked, or denied the model.
             ConfigError: no key may be used for the model.
         """
-        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        order = self.order(
+            demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
+        )
         grant = self._at_once(order)
         return self.leased(self._run(self.flow(order)) if grant is None else grant)
 
@@ -221,13 +225,16 @@ class KeyPool:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
     ) -> LeaseContext:
         """Do as `lease`, without blocking the event loop.
 
         The result serves both ``async with pool.alease(...) as lease`` and
         ``lease = await pool.alease(...)``.
         """
-        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        order = self.order(
+            demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
+        )
         return LeaseContext(lambda: self._alease(order))
 
     async def _alease(self, order: Order) -> Lease:
@@ -242,6 +249,7 @@ class KeyPool:
         deadline: float | None = None,
         priority: str = "normal",
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> Order:
         """Return what a call asks for, with the pool's defaults filled in.
 
@@ -254,6 +262,7 @@ class KeyPool:
             inf if deadline is None else deadline,
             priority,
             holder,
+            tenant,
         )
 
     def leased(self, grant: Grant) -> Lease:

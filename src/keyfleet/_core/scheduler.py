@@ -224,6 +224,7 @@ class Scheduler:
         priority: str = "normal",
         avoid: frozenset[str] = frozenset(),
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> Ticket:
         """Take a call in. Follow with `step` until it returns None.
 
@@ -242,7 +243,7 @@ class Scheduler:
             route = self.route(demand.model, holder)
             lane = self._lanes[demand.model, holder] = Lane(route)
         self._number += 1
-        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid)
+        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid, tenant)
 
     def step(self, ticket: Ticket, now: float) -> Reserve | Wait | None:
         """Return what to do next for a call; None = it is granted, `accept` it.
@@ -255,7 +256,7 @@ class Scheduler:
         if (self._resting or self._trials) and self._next_change() <= now:
             self._wake_rested(now)
         if ticket.reservation is None and not ticket.waiting and ticket.error is None:
-            if ticket.short is None and self._may_try(ticket):
+            if ticket.short is None and lane.may_try(ticket):
                 return self._claim(ticket, now)
             self._queue(ticket, now)
         effect = self._serve(lane, ticket, now)
@@ -290,10 +291,6 @@ class Scheduler:
         lane = ticket.lane
         return ticket.reservation is not None and lane.busy is None and not lane.waiting
 
-    def _may_try(self, ticket: Ticket) -> bool:
-        head = ticket.lane.head
-        return head is None or ticket < head or ticket.lane.may_pass(ticket)
-
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
         lane = ticket.lane
         ready = lane.route.ready_except(ticket.avoid)
@@ -302,11 +299,10 @@ class Scheduler:
             ranking = self._strategy.rank(ready, ticket.demand, now)
         guards: tuple[Guard, ...] = ()
         if self._busy_lanes:
-            # Only of heads that are due before it: two heads must not guard against each other.
             guards = tuple(
                 other.guard
                 for other in self._busy_lanes
-                if other.guard is not None and other.waiting[0] < ticket
+                if other.guard is not None and other.holds_back(ticket)
             )
         return Reserve(ticket, Claim(ranking, ticket.costs, guards))
 
@@ -349,9 +345,12 @@ class Scheduler:
         if ticket.left or ticket.error is not None or ticket.reservation is not None:
             return reservation
         ticket.reservation = reservation
+        lane = ticket.lane
         if ticket.waiting:
             self._unqueue(ticket)
             self.woken.append(ticket)
+        if lane.waiting and lane.charge(ticket, now):
+            lane.ready_at = -inf
         ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
         ticket.key = self._key_of(ticket.seat, now)
         return None
@@ -375,7 +374,7 @@ class Scheduler:
         if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
             self._fail(ticket, self._too_late(ticket, now))
             return
-        lane.passers = list(lane.candidates_to_pass())[::-1]
+        lane.passers = list(lane.candidates_to_pass(now))[::-1]
 
     def _fail(self, ticket: Ticket, error: TooLarge | WaitTimeout | NoUsableKey) -> None:
         ticket.error = error
@@ -390,7 +389,10 @@ class Scheduler:
         eta = self._eta(ticket, now)
         if ticket.gives_up_at < now + eta < inf:
             raise self._too_late(ticket, now, eta)
-        if self.waiting >= self._max_waiting:
+        places = self._max_waiting
+        if self.waiting >= places and not (
+            self.waiting < 2 * places and lane.has_place(ticket.tenant, places)
+        ):
             raise QueueFull(
                 f"{self.waiting} calls wait already (wait.max_waiting)",
                 retry_after=_finite(eta),
@@ -477,7 +479,7 @@ class Scheduler:
         """Refuse new calls, and let those that wait fail."""
         self._closed = True
         for lane in list(self._busy_lanes):
-            for ticket in list(lane.waiting):
+            for ticket in list(lane):
                 ticket.error = PoolClosed()
                 self._unqueue(ticket)
                 self.woken.append(ticket)
@@ -490,7 +492,7 @@ class Scheduler:
             if lane.busy is not None:
                 lane.again = True
                 continue
-            head = lane.waiting[0]
+            head = lane.shares.order[0].waiting[0]
             kin = lane.route.kin.get(account.organization, ())
             ready = (other.ready_at(head.costs, now) for other in kin)
             earliest = min(ready, default=inf)
@@ -499,7 +501,7 @@ class Scheduler:
 
     def _hurry(self, lane: Lane, at: float) -> None:
         lane.ready_at = min(lane.ready_at, at)
-        self.woken.append(lane.waiting[0])
+        self.woken.append(lane.shares.order[0].waiting[0])
 
     @property
     def troubled(self) -> bool:
@@ -680,7 +682,7 @@ class Scheduler:
         eta = max(0.0, min(soonest, route.usable_at()) - now)
         if not lane.waiting:
             return eta
-        ahead = lane.ahead_of(ticket)
+        ahead = lane.ahead_of(ticket, now)
         for metric, level, rate in route.supply(now):
             used = lane.used if metric in TOKEN_METRICS else 1.0
             missing = (ahead[metric] + ticket.costs[metric]) * used - level
@@ -719,7 +721,7 @@ class Scheduler:
             return f"no owner is usable now: {self._sick(route)}"
         account = min(route.ready, key=lambda a: a.ready_at(ticket.costs, now))
         bucket = account.binding(ticket.costs, now)
-        ahead = len(ticket.lane.waiting)
+        ahead = ticket.lane.waiting
         behind = f"{ahead} calls wait for the same" if ahead else "no other call waits"
         if bucket is None:
             return behind
