@@ -1,9 +1,10 @@
 """The pool: wires the core, and lets its flows advance.
 
 The usual call, for which nobody has to wait, is granted at once without a flow; every other is
-driven by `_drivers`. A flow is advanced under the pool's lock. What it asks of a local store is answered at once under
-that lock; everything that takes time (sleeping, sending, a remote store) happens outside it. One
-pool serves many threads and many event loops; nothing runs in the background.
+driven by `_drivers`. A flow is advanced under the pool's lock. What it asks of a local store is
+answered at once under that lock; everything that takes time (sleeping, sending, a remote store)
+happens outside it. One pool serves many threads and many event loops; nothing runs in the
+background.
 """
 
 from __future__ import annotations
