@@ -263,7 +263,8 @@ class KeyPool:
 
     def leased(self, grant: Grant) -> Lease:
         """Return what the caller holds of a grant, counted and told to listeners."""
-        self._counts[grant.key.key_id].granted += 1
+        with self._lock:
+            self._counts[grant.key.key_id].granted += 1
         if self._listeners:
             self._emit(
                 Leased(
@@ -298,7 +299,7 @@ class KeyPool:
             CannotServe: no further attempt was granted.
         """
         last: tuple[Grant, Reply[object]] | None = None
-        begun = self._at_once(order)
+        begun = self._at_once(order, self._budget)
         if begun is not None:
             lease = self.leased(begun)
             try:
@@ -310,7 +311,6 @@ class KeyPool:
             if settle is not None:
                 self.finish(settle)
             if first.outcome.ok:
-                self._budget.earn()
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
@@ -326,7 +326,7 @@ class KeyPool:
     ) -> tuple[Lease, Reply[R]]:
         """Do as `call`, without blocking the event loop."""
         last: tuple[Grant, Reply[object]] | None = None
-        begun = self._at_once(order)
+        begun = self._at_once(order, self._budget)
         if begun is not None:
             lease = self.leased(begun)
             try:
@@ -338,22 +338,27 @@ class KeyPool:
             if settle is not None:
                 self.finish(settle)
             if first.outcome.ok:
-                self._budget.earn()
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
         grant, reply = await arun(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
-    def _at_once(self, order: Order) -> Grant | None:
-        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
+    def _at_once(self, order: Order, budget: Budget | None = None) -> Grant | None:
+        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``.
+
+        What is granted to a whole call counts for the `budget` of retries.
+        """
         if not self._local or order.holder is not None or order.priority not in PATIENCE:
             return None
         with self._lock:
             now = self._clock.now()
             if now > order.deadline:
                 return None
-            return self._scheduler.at_once(order.demand, now, self._store.reserve)
+            grant = self._scheduler.at_once(order.demand, now, self._store.reserve)
+            if grant is not None and budget is not None:
+                budget.earn()
+            return grant
 
     # Flows and their drivers; `keyfleet.simulate` is the third
 
