@@ -190,7 +190,7 @@ class Lane:
         """Yield calls behind the head, each smaller in some metric than all yielded before."""
         tried = [self.waiting[0].costs]
         for ticket in self.waiting[1 : DEPTH + 1]:
-            if all(_smaller(ticket.costs, costs) for costs in tried):
+            if ticket.costs not in tried and all(_smaller(ticket.costs, one) for one in tried):
                 tried.append(ticket.costs)
                 yield ticket
 
