@@ -10,6 +10,7 @@ from keyfleet._core.health import State
 from keyfleet._core.ledger import Claim, Reservation
 from keyfleet._core.queue import Ticket
 from keyfleet._core.scheduler import Reserve, Scheduler, Wait
+from keyfleet._drivers import run
 from keyfleet._limits import MINUTE, Metric
 from keyfleet._outcome import Kind, Observation, Outcome, Reading
 from keyfleet.stores import MemoryStore
@@ -343,7 +344,7 @@ def test_a_call_that_refers_to_what_an_owner_holds_goes_to_that_owner_only() -> 
     used = []
 
     def held() -> None:
-        lease = fleet.pool.leased(fleet.pool._run(fleet.pool.flow(order)))
+        lease = fleet.pool.leased(run(fleet.pool, fleet.pool.flow(order)))
         used.append(lease.key_id)
         lease.settle()
 

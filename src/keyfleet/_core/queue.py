@@ -259,7 +259,7 @@ class Lane:
         head, *behind = islice(self._in_turn(now), DEPTH + 1)
         tried = [head.costs]
         for ticket in behind:
-            if all(_smaller(ticket.costs, costs) for costs in tried):
+            if ticket.costs not in tried and all(_smaller(ticket.costs, one) for one in tried):
                 tried.append(ticket.costs)
                 yield ticket
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from heapq import heappop, heappush
 from math import inf
 
 from .._keys import ApiKey
@@ -74,7 +75,17 @@ class Seat:
 class Route:
     """The owners of one model; with a `holder`, only the owner of that key."""
 
-    __slots__ = ("holder", "kin", "model", "ready", "seats", "supply_at", "supply_cache")
+    __slots__ = (
+        "_entries",
+        "_resting",
+        "holder",
+        "kin",
+        "model",
+        "ready",
+        "seats",
+        "supply_at",
+        "supply_cache",
+    )
 
     def __init__(self, model: str, holder: str | None = None) -> None:
         self.model = model
@@ -86,6 +97,17 @@ class Route:
         self.kin: dict[str, list[Account]] = {}
         self.supply_at = -inf
         self.supply_cache: list[tuple[Metric, float, float]] = []
+        #: When seats that are not ready may be, the earliest first; entries may be out of date.
+        self._resting: list[tuple[float, int, Seat]] = []
+        self._entries = 0
+
+    def clear(self) -> None:
+        """Forget all seats."""
+        self.seats.clear()
+        self.ready.clear()
+        self.kin.clear()
+        self._resting.clear()
+        self.supply_at = -inf
 
     def refresh(self, seat: Seat) -> bool:
         """Let a seat join or leave the ready ones; return whether it joined."""
@@ -100,6 +122,9 @@ class Route:
                 self.ready[seat.position] = last
                 self.seats[last].position = seat.position
             seat.position = -1
+        if not usable and (until := seat.until) < inf:
+            self._entries += 1
+            heappush(self._resting, (until, self._entries, seat))
         return False
 
     def ready_except(self, avoid: frozenset[str]) -> list[Account]:
@@ -110,10 +135,13 @@ class Route:
 
     def usable_at(self) -> float:
         """Return the earliest instant when a seat that is not ready may be; infinite = none."""
-        if len(self.ready) == len(self.seats):
-            return inf
-        waiting = (seat.until for seat in self.seats.values() if seat.position < 0)
-        return min(waiting, default=inf)
+        resting = self._resting
+        while resting:
+            until, _, seat = resting[0]
+            if seat.position < 0 and seat.until == until:
+                return until
+            heappop(resting)
+        return inf
 
     @property
     def is_hopeless(self) -> bool:

@@ -151,10 +151,7 @@ class Scheduler:
         return route
 
     def _fill(self, route: Route) -> None:
-        route.seats.clear()
-        route.ready.clear()
-        route.kin.clear()
-        route.supply_at = -inf
+        route.clear()
         keys = self._keys.values()
         held_by = None if route.holder is None else owner_of(self._keys[route.holder])
         for key in keys if held_by is None else [k for k in keys if owner_of(k) == held_by]:
