@@ -72,6 +72,7 @@ class Ticket:
         "seat",
         "short",
         "tenant",
+        "thorough",
         "waiting",
         "wake",
         "woken",
@@ -107,6 +108,8 @@ class Ticket:
         self.error: KeyfleetError | None = None
         #: What the store said when it said no to the first claim.
         self.short: Short | None = None
+        #: Every owner is to be asked, not only those that seem to have enough.
+        self.thorough = False
         #: Set by the driver while the call sleeps; may be called from any thread.
         self.wake: Callable[[], None] | None = None
         #: It was woken since it last decided to sleep.
@@ -125,6 +128,7 @@ class Lane:
     __slots__ = (
         "again",
         "busy",
+        "expires_at",
         "guard",
         "passers",
         "ready_at",
@@ -141,6 +145,8 @@ class Lane:
         self.waiting = 0
         #: The instant at which the lane should be served next.
         self.ready_at = -inf
+        #: When the oldest reservation comes back, as the head's last claim was told.
+        self.expires_at = inf
         #: Keeps calls of this and other lanes from delaying the head.
         self.guard: Guard | None = None
         #: Who serves the lane at present; one at a time.
