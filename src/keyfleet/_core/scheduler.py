@@ -30,10 +30,14 @@ from .health import (
 )
 from .identity import Identities, Regrouping, regrouped
 from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
+from .ledger import State as Open
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
 
 TOKEN_METRICS: Final = frozenset({Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS})
+#: Seconds ahead that a shared store may book for a call. A full bucket refills in a minute, so only
+#: daily limits, and more than five processes that each wait for a whole one, go beyond.
+BOOKS_FOR: Final = 300.0
 #: Seconds of gain below which a sleeping head is not woken to sleep a little less.
 WORTH_WAKING: Final = 0.001
 
@@ -98,12 +102,15 @@ class Scheduler:
         family_of: Callable[[ApiKey, str], str],
         strategy: Strategy,
         max_waiting: int,
+        shared: bool = False,
     ) -> None:
         self._keys = {key.key_id: key for key in keys}
         self._account_of = account_of
         self._family_of = family_of
         self._strategy = strategy
         self._max_waiting = max_waiting
+        #: The store takes time to answer, and serves other processes too.
+        self._shared = shared
         self._routes: dict[tuple[str, str | None], Route] = {}
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._busy_lanes: dict[Lane, None] = {}
@@ -255,9 +262,11 @@ class Scheduler:
         if (self._resting or self._trials) and self._next_change() <= now:
             self._wake_rested(now)
         if ticket.reservation is None and not ticket.waiting and ticket.error is None:
-            if ticket.short is None and self._may_try(ticket):
+            if ticket.short is None and self._may_try(ticket, now):
                 return self._claim(ticket, now)
             self._queue(ticket, now)
+        if ticket.booking is not None and (lane.busy is None or lane.busy is ticket):
+            self._redeem(ticket, now)
         effect = self._serve(lane, ticket, now)
         if effect is not None:
             return effect
@@ -278,7 +287,10 @@ class Scheduler:
         """
         lane, short = ticket.lane, ticket.short
         if lane.head is ticket:
-            return lane.ready_at
+            # Who is asking the store at present wakes it.
+            return lane.ready_at if lane.busy is lane.asking is None else inf
+        if ticket.booking is not None:  # it was the head, until a more urgent call came
+            return ticket.booking.starts_at
         if short is None or short.ready_at <= now:
             return inf
         lane.ready_at = min(lane.ready_at, short.ready_at)
@@ -290,9 +302,29 @@ class Scheduler:
         lane = ticket.lane
         return ticket.reservation is not None and lane.busy is None and not lane.waiting
 
-    def _may_try(self, ticket: Ticket) -> bool:
-        head = ticket.lane.head
-        return head is None or ticket < head or ticket.lane.may_pass(ticket)
+    def _may_try(self, ticket: Ticket, now: float) -> bool:
+        lane, head = ticket.lane, ticket.lane.head
+        if lane.asking is None and (head is None or ticket < head):
+            return True
+        if head is None:
+            return self._seems_to_fit(ticket, now)
+        return lane.may_pass(ticket) and self._seems_to_fit(ticket, now)
+
+    def _seems_to_fit(self, ticket: Ticket, now: float) -> bool:
+        """Whether asking the store for a call behind the head is worth a round trip."""
+        ready = ticket.lane.route.ready
+        return not self._shared or any(a.ready_at(ticket.costs, now) <= now for a in ready)
+
+    def _redeem(self, ticket: Ticket, now: float) -> None:
+        """Grant a call what was booked for it, once it may be used."""
+        booking = ticket.booking
+        if booking is None or booking.starts_at > now or ticket.error is not None:
+            return
+        if booking.state is not Open.OPEN:  # lost while it was to be exchanged
+            ticket.booking = None
+            return
+        if self._seat_of(ticket.lane.route, booking.account).position >= 0:
+            self._granted(ticket, booking, now)
 
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
         lane = ticket.lane
@@ -300,6 +332,8 @@ class Scheduler:
         ranking: Iterable[Account] = ready
         if len(ready) > 1:
             ranking = self._strategy.rank(ready, ticket.demand, now)
+        if self._shared:
+            return Reserve(ticket, self._shared_claim(ticket, ranking, now))
         guards: tuple[Guard, ...] = ()
         if self._busy_lanes:
             # Only of heads that are due before it: two heads must not guard against each other.
@@ -310,6 +344,19 @@ class Scheduler:
             )
         return Reserve(ticket, Claim(ranking, ticket.costs, guards))
 
+    def _shared_claim(self, ticket: Ticket, ranking: Iterable[Account], now: float) -> Claim:
+        """Only the head's claim may book: one call of a lane, and of a process, at a time."""
+        lane, head = ticket.lane, ticket.lane.head
+        is_first = head is ticket or (lane.asking is None and (head is None or ticket < head))
+        if is_first and head is not ticket:
+            lane.asking = ticket
+        books_for = min(BOOKS_FOR, ticket.gives_up_at - now) if is_first else 0.0
+        held = ticket.booking
+        if held is None or self._seat_of(ticket.lane.route, held.account).position >= 0:
+            return Claim(ranking, ticket.costs, (), books_for, held)
+        ticket.booking = None
+        return Claim(ranking, ticket.costs, (), books_for, None, held)
+
     def _serve(self, lane: Lane, ticket: Ticket, now: float) -> Reserve | None:
         """Return the lane's next claim, if it is due and nobody else serves it."""
         if lane.busy is not None and lane.busy is not ticket:
@@ -319,7 +366,12 @@ class Scheduler:
             passer = lane.passers.pop()
             if passer.waiting:
                 return self._claim(passer, now)
-        if head is not None and lane.ready_at <= now:
+        while head is not None and head.booking is not None and lane.ready_at <= now:
+            self._redeem(head, now)
+            if head.waiting:
+                break
+            head = lane.head
+        if head is not None and lane.ready_at <= now and lane.asking is None:
             lane.busy = ticket
             return self._claim(head, now)
         if lane.busy is ticket:
@@ -331,12 +383,17 @@ class Scheduler:
     def answered(self, effect: Reserve, answer: Answer, now: float) -> Reservation | None:
         """Take in the store's answer. Returns a reservation that nobody wants, to be released."""
         ticket = effect.ticket
+        if ticket.lane.asking is ticket:
+            ticket.lane.asking = None
         match answer:
             case Reservation():
                 return self._granted(ticket, answer, now)
             case Oversize():
                 self._fail(ticket, _oversize(ticket, answer))
             case Short():
+                if answer.booking is not None and not self._wants(ticket):
+                    return answer.booking
+                ticket.booking = answer.booking
                 if ticket.waiting:
                     self._still_short(ticket, answer, now)
                 else:
@@ -346,15 +403,20 @@ class Scheduler:
         return None
 
     def _granted(self, ticket: Ticket, reservation: Reservation, now: float) -> Reservation | None:
-        if ticket.left or ticket.error is not None or ticket.reservation is not None:
+        if not self._wants(ticket):
             return reservation
         ticket.reservation = reservation
+        ticket.booking = None
         if ticket.waiting:
             self._unqueue(ticket)
             self.woken.append(ticket)
         ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
         ticket.key = self._key_of(ticket.seat, now)
         return None
+
+    @staticmethod
+    def _wants(ticket: Ticket) -> bool:
+        return not ticket.left and ticket.error is None and ticket.reservation is None
 
     def _still_short(self, ticket: Ticket, answer: Short, now: float) -> None:
         lane = ticket.lane
@@ -367,7 +429,8 @@ class Scheduler:
             return
         if lane.again:
             lane.again = False
-            return
+            if answer.booking is None:
+                return
         lane.ready_at = look_at
         lane.guard = None
         if answer.account is not None and answer.ready_at <= ready_at:
@@ -375,7 +438,7 @@ class Scheduler:
         if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
             self._fail(ticket, self._too_late(ticket, now))
             return
-        lane.passers = list(lane.candidates_to_pass())[::-1]
+        lane.passers = [t for t in lane.candidates_to_pass() if self._seems_to_fit(t, now)][::-1]
 
     def _fail(self, ticket: Ticket, error: TooLarge | WaitTimeout | NoUsableKey) -> None:
         ticket.error = error
@@ -466,9 +529,12 @@ class Scheduler:
             self._unqueue(ticket)
         if lane.busy is ticket:
             lane.busy = None
+        if lane.asking is ticket:
+            lane.asking = None
         if lane.head is not None:
             self._hurry(lane, now if ticket.reservation is not None else lane.ready_at)
-        reservation, ticket.reservation = ticket.reservation, None
+        reservation, ticket.reservation = ticket.reservation or ticket.booking, None
+        ticket.booking = None
         if ticket.seat is not None:
             self._abandon(ticket.seat, now)
         return reservation
@@ -484,9 +550,14 @@ class Scheduler:
 
     # What comes back
 
-    def freed(self, account: Account, now: float) -> None:
-        """Look whether a waiting head fits earlier, after something came back to an owner."""
+    def freed(self, account: Account, now: float) -> bool:
+        """Look whether a waiting head fits earlier, after something came back to an owner.
+
+        Returns whether any call waits for that owner.
+        """
+        awaited = False
         for lane in self._busy_lanes:
+            awaited = awaited or account.organization in lane.route.kin
             if lane.busy is not None:
                 lane.again = True
                 continue
@@ -496,6 +567,7 @@ class Scheduler:
             earliest = min(ready, default=inf)
             if earliest < lane.ready_at - WORTH_WAKING:
                 self._hurry(lane, earliest)
+        return awaited
 
     def _hurry(self, lane: Lane, at: float) -> None:
         lane.ready_at = min(lane.ready_at, at)

@@ -314,9 +314,7 @@ class Call:
             extensions=response.extensions,
         )
 
-    def refused(
-        self, lease: Lease, response: Response, body: bytes
-    ) -> Reply[Response | Exception]:
+    def refused(self, lease: Lease, response: Response, body: bytes) -> Reply[Response | Exception]:
         """Take in an answer that is an error, whole, so that its connection is free again."""
         provider, headers = self._provider(lease), readable(response.headers.raw)
         plain = inflated(body, headers.get("content-encoding", "").lower())
