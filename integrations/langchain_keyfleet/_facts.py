@@ -15,8 +15,11 @@ from typing import Any, Final
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.callbacks.manager import ahandle_event, handle_event
+from langchain_core.tracers.base import BaseTracer
 
 from keyfleet import CannotServe, PoolClosed
+
+from ._runs import Run, run_of
 
 #: Name of the callback event (`on_custom_event`), and key of `response_metadata`.
 NAME: Final = "keyfleet"
@@ -94,8 +97,9 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def tell(run: CallbackManagerForLLMRun | None, heard: Heard) -> None:
+def tell(given: CallbackManagerForLLMRun | None, heard: Heard) -> None:
     """Tell tracers and callbacks what was heard: metadata of the run, and one event for each."""
+    run = run_of(given)
     if run is not None and heard.facts:
         _note(run, heard)
         for facts in heard.facts:
@@ -104,8 +108,9 @@ def tell(run: CallbackManagerForLLMRun | None, heard: Heard) -> None:
             )
 
 
-async def atell(run: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None:
+async def atell(given: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None:
     """Do as `tell`."""
+    run = run_of(given)
     if run is not None and heard.facts:
         _note(run, heard)
         for facts in heard.facts:
@@ -114,13 +119,15 @@ async def atell(run: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None
             )
 
 
-Run = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
-
-
 def _note(run: Run, heard: Heard) -> None:
-    # Tracers hold this very dict, and send it when the run ends.
-    for name, value in heard.facts[-1].items():
-        run.metadata[f"keyfleet_{name}"] = value
+    facts = {f"keyfleet_{name}": value for name, value in heard.facts[-1].items()}
+    run.metadata.update(facts)
+    # Most tracers hold this very dict, and send it when the run ends; LangSmith's has a copy.
+    for handler in run.handlers:
+        if isinstance(handler, BaseTracer):
+            traced = handler.run_map.get(str(run.run_id))
+            if traced is not None:
+                traced.extra.setdefault("metadata", {}).update(facts)
 
 
 def _of(run: Run) -> dict[str, Any]:

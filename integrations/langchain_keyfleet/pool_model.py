@@ -36,11 +36,12 @@ from ._foreign import (
     outcome_of,
     usage_of,
 )
+from ._runs import ToldStreams
 
 Model = tuple[BaseChatModel, dict[str, Any]]
 
 
-class ChatPool(PacedBatch, BaseChatModel):
+class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     """A chat model that sends each call through one of several, as a pool decides.
 
     Args:

@@ -111,6 +111,14 @@ class Observation(NamedTuple):
     anchors: bool = True
     ignored: int = 0
 
+    @property
+    def tells_of_project(self) -> bool:
+        """Whether some reading is of a project's bucket."""
+        for reading in self.readings:  # noqa: SIM110 - a generator costs more than both readings
+            if reading.project:
+                return True
+        return False
+
 
 #: No header told anything.
 NOTHING: Final = Observation()

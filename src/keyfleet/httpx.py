@@ -12,9 +12,9 @@ the same, their classes unrelated.
 What the caller sees: the last answer, whole, with ``x-should-retry: false`` if it is an error;
 or the transport's last exception; or, if the pool grants no key, a 429 whose body says why
 (``response.extensions["keyfleet"]`` is the `CannotServe`). Every answer carries
-``x-keyfleet-attempts``, ``-waited-for``, and, if a key was used, ``-key-id`` and ``-owner``. A
-call may send ``x-keyfleet-priority``, ``-timeout`` (seconds it may wait), ``-deadline-after``
-(seconds) and ``-max-attempts``. Of a closed pool the caller sees `PoolClosed`.
+``x-keyfleet-attempts``, ``-waited-for``, and, if a key was used, ``-key-id`` and ``-owner``; its
+cookies are not kept. A call may send ``x-keyfleet-priority``, ``-timeout`` (seconds it may wait),
+``-deadline-after`` (seconds) and ``-max-attempts``. Of a closed pool the caller sees `PoolClosed`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ._transport.calls import SENTINEL, Gate
+from ._transport.calls import POOLED, SENTINEL, Gate
 from ._transport.sending import (
     CONNECTIONS,
     AsyncBody,
@@ -76,6 +76,7 @@ class Family:
         self.module = cast(Httpx, module)
         body = type("Body", (SyncBody, module.SyncByteStream), {})
         abody = type("AsyncBody", (AsyncBody, module.AsyncByteStream), {})
+        self.PoolCookies: Any = type("PoolCookies", (_PoolCookies, module.Cookies), {})
         self.PoolTransport: Any = type(
             "PoolTransport",
             (SyncTransport, module.BaseTransport),
@@ -86,6 +87,21 @@ class Family:
             (AsyncTransport, module.AsyncBaseTransport),
             {"module": module, "body": abody, "__doc__": Transport.__doc__},
         )
+
+
+class _PoolCookies:
+    """The cookies of a client whose calls go to many organizations, of foreign answers only.
+
+    Those of a pool's answers are dropped: they would come with another organization's key.
+    """
+
+    def __init__(self, of: Any) -> None:
+        self.jar = of.jar  # shared with the client that was given
+
+    def extract_cookies(self, response: Any) -> None:
+        """Take an answer's cookies in, unless it is a pool's."""
+        if POOLED not in response.extensions:
+            super().extract_cookies(response)  # type: ignore[misc]
 
 
 _family: Final = cache(Family)
@@ -191,6 +207,7 @@ def _wrap(
         return transport
 
     wrapped = copy.copy(client)
+    wrapped._cookies = kind.PoolCookies(client._cookies)
     wrapped._transport = around(client._transport, client if owned else None)
     wrapped._mounts = {
         pattern: None if inner is None else around(inner)

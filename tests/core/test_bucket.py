@@ -211,6 +211,18 @@ class TestAnchor:
         assert rpm.level == pytest.approx(level - 1 - self.LEAD)
 
 
+def test_a_slowed_bucket_tells_its_instant_at_the_rate_that_grows_back() -> None:
+    slowed, asked = bucket(amount=600), bucket(amount=600)
+    for one in (slowed, asked):
+        one.slow_down(0.0)
+        one.take(one.level)
+    asked.ready_at(1, 60.0)
+    slowed.refill(60.0)
+    assert asked.rate == slowed.rate > 5
+    assert asked.level == slowed.level
+    assert asked.ready_at(asked.level + 1, 60.0) == pytest.approx(60 + 1 / asked.rate)
+
+
 class TestLearn:
     def test_configured_limit_is_an_upper_bound(self) -> None:
         rpm = bucket(amount=100)

@@ -23,7 +23,7 @@ from tests.transport.support import (
 )
 
 from keyfleet import KeyPool, Organization
-from keyfleet.httpx import SENTINEL, async_http_client, family, http_client
+from keyfleet.httpx import SENTINEL, async_http_client, family, http_client, wrap_client
 
 POOLED = {"authorization": f"Bearer {SENTINEL}"}
 
@@ -206,6 +206,20 @@ def test_one_organizations_cookies_do_not_come_with_anothers_key(odd: OddServer)
     for _ in range(4):
         client.chat.completions.create(**ASK, extra_headers={"cookie": "mine=1"})
     assert not any("cookie" in seen.headers for seen in odd.seen)
+    assert not client._client.cookies
+
+
+def test_cookies_of_foreign_answers_are_kept_in_the_given_clients_jar(odd: OddServer) -> None:
+    async def sweet(seen: Seen, send: Any) -> None:
+        await reply(send, b"{}", headers={"set-cookie": "crumb=1; path=/"})
+
+    odd.answer = sweet
+    with family().module.Client() as given:
+        client = wrap_client(given, pool_at(odd.base_url, "a"))
+        client.get(f"{odd.base_url}/foreign")
+        client.get(f"{odd.base_url}/foreign")
+        assert odd.seen[1].headers["cookie"] == "crumb=1"
+        assert given.cookies["crumb"] == "1"
 
 
 def test_only_compression_that_usage_can_be_read_from_is_asked_for(odd: OddServer) -> None:
@@ -279,8 +293,8 @@ def test_the_answer_tells_which_key_answered_and_after_what(odd: OddServer) -> N
 
 
 async def _fails_at_first(seen: Seen, send: Any) -> None:
-    if len(_fails_at_first.calls) == 0:  # type: ignore[attr-defined]
-        _fails_at_first.calls.append(1)  # type: ignore[attr-defined]
+    if len(_fails_at_first.calls) == 0:
+        _fails_at_first.calls.append(1)
         await reply(send, b'{"error": {"message": "boom"}}', status=500)
     else:
         await reply(send, json.dumps({"text": "said"} | CHAT).encode())
@@ -289,7 +303,7 @@ async def _fails_at_first(seen: Seen, send: Any) -> None:
 @pytest.fixture
 def flaky(odd: OddServer) -> OddServer:
     """A server whose first answer is a 500."""
-    _fails_at_first.calls = []  # type: ignore[attr-defined]
+    _fails_at_first.calls = []
     odd.answer = _fails_at_first
     return odd
 

@@ -173,7 +173,8 @@ def call(
         CannotServe: no further attempt was granted, and no answer is there to be shown.
     """
     attempts = Attempts(now if last is None else last[0].entered_at)
-    budget.earn()
+    if last is None:
+        budget.earn()
     avoid: frozenset[str] = frozenset()
     while True:
         if last is None or attempts.made:

@@ -37,7 +37,7 @@ class Identities:
     ) -> Regrouping | None:
         """Take in what an answer to `key` said; returns what follows, None if it was known."""
         told = (observation.organization_id, observation.project_id)
-        limited = key.project is None and any(r.project for r in observation.readings)
+        limited = key.project is None and observation.tells_of_project
         if told == (None, None) or (self._known.get(key.key_id) == told and not limited):
             return None
         self._known[key.key_id] = told

@@ -440,21 +440,22 @@ class Ledger:
         reservation = settlement.reservation
         if reservation.answered:
             return False
-        before = sum(bucket.level for bucket, *_ in reservation.marks)
+        more = False
         for reading in settlement.readings:
             mark = mark_of(reservation, reading)
             if mark is None:
                 self._learn(reservation, reading, now)
                 continue
-            bucket = mark[0]
+            bucket, limit = mark[0], reading.limit
             bucket.refill(now)
-            bucket.learn(reading.limit, reading.burst or reading.limit)
+            before = bucket.level
+            bucket.learn(limit, reading.burst or limit)
             if settlement.anchors:
-                upward = reading.limit <= bucket.limit
                 flew_for = now - (reservation.expires_at - self._lifetime)
-                bucket.anchor(reading.level, mark, flew_for=flew_for, upward=upward)
+                bucket.anchor(reading.level, mark, flew_for=flew_for, upward=limit <= bucket.limit)
+            more = more or bucket.level > before
         self._answer(reservation)
-        return sum(bucket.level for bucket, *_ in reservation.marks) > before
+        return more
 
     def _learn(self, reservation: Reservation, reading: Reading, now: float) -> None:
         """Make the bucket of a limit that was not known.
@@ -604,7 +605,10 @@ def name_of(reading: Reading) -> str | None:
 def mark_of(reservation: Reservation, reading: Reading) -> Mark | None:
     """Return the reservation's mark in the bucket that a reading is about."""
     bucket = bucket_of(reservation.account, [mark[0] for mark in reservation.marks], reading)
-    return next((mark for mark in reservation.marks if mark[0] is bucket), None)
+    for mark in reservation.marks:
+        if mark[0] is bucket:
+            return mark
+    return None
 
 
 def bucket_of(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:

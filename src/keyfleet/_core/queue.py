@@ -70,6 +70,7 @@ class Ticket:
         "reservation",
         "seat",
         "short",
+        "thorough",
         "waiting",
         "wake",
         "woken",
@@ -105,6 +106,8 @@ class Ticket:
         self.short: Short | None = None
         #: What a shared store took for it already, to be used from an instant on.
         self.booking: Reservation | None = None
+        #: Every owner is to be asked, not only those that seem to have enough.
+        self.thorough = False
         #: Set by the driver while the call sleeps; may be called from any thread.
         self.wake: Callable[[], None] | None = None
         #: It was woken since it last decided to sleep.
@@ -125,6 +128,7 @@ class Lane:
         "asking",
         "backlog",
         "busy",
+        "expires_at",
         "guard",
         "passers",
         "ready_at",
@@ -140,6 +144,8 @@ class Lane:
         self.backlog = [0.0] * 7
         #: The instant at which the lane should be served next.
         self.ready_at = -inf
+        #: When the oldest reservation comes back, as the head's last claim was told.
+        self.expires_at = inf
         #: Keeps calls of this and other lanes from delaying the head.
         self.guard: Guard | None = None
         #: Who serves the lane at present; one at a time.
@@ -200,7 +206,7 @@ class Lane:
         """Yield calls behind the head, each smaller in some metric than all yielded before."""
         tried = [self.waiting[0].costs]
         for ticket in self.waiting[1 : DEPTH + 1]:
-            if all(_smaller(ticket.costs, costs) for costs in tried):
+            if ticket.costs not in tried and all(_smaller(ticket.costs, one) for one in tried):
                 tried.append(ticket.costs)
                 yield ticket
 

@@ -18,6 +18,7 @@ from .._outcome import Observation, Outcome
 from .._protocols import Strategy
 from .._usage import Demand
 from ..errors import ConfigError, NoUsableKey, PoolClosed, QueueFull, TooLarge, WaitTimeout
+from .frontier import Frontier
 from .health import (
     ANSWERED,
     TRIAL_FOR,
@@ -43,13 +44,24 @@ WORTH_WAKING: Final = 0.001
 
 
 class Reserve:
-    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's."""
+    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's.
 
-    __slots__ = ("claim", "ticket")
+    `frontier` has given the claim's accounts, `due`, where not all usable ones are in it.
+    """
 
-    def __init__(self, ticket: Ticket, claim: Claim) -> None:
+    __slots__ = ("claim", "due", "frontier", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        claim: Claim,
+        frontier: Frontier | None = None,
+        due: Sequence[Account] = (),
+    ) -> None:
         self.ticket = ticket
         self.claim = claim
+        self.frontier = frontier
+        self.due = due
 
 
 class Wait:
@@ -158,10 +170,7 @@ class Scheduler:
         return route
 
     def _fill(self, route: Route) -> None:
-        route.seats.clear()
-        route.ready.clear()
-        route.kin.clear()
-        route.supply_at = -inf
+        route.clear()
         keys = self._keys.values()
         held_by = None if route.holder is None else owner_of(self._keys[route.holder])
         for key in keys if held_by is None else [k for k in keys if owner_of(k) == held_by]:
@@ -326,9 +335,20 @@ class Scheduler:
         if self._seat_of(ticket.lane.route, booking.account).position >= 0:
             self._granted(ticket, booking, now)
 
+    @property
+    def _keeps_frontiers(self) -> bool:
+        """Whether what the store's owners hold is known here, while calls wait."""
+        return bool(self._busy_lanes) and not self._shared
+
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
-        lane = ticket.lane
+        lane, frontier = ticket.lane, None
         ready = lane.route.ready_except(ticket.avoid)
+        if self._keeps_frontiers and ready is lane.route.ready and not ticket.thorough:
+            if now >= lane.expires_at:
+                lane.route.rest()  # what came back by expiring was told to nobody
+            frontier = lane.route.frontier(ticket.costs, now)
+            if frontier is not None:
+                ready = frontier.due(now)
         ranking: Iterable[Account] = ready
         if len(ready) > 1:
             ranking = self._strategy.rank(ready, ticket.demand, now)
@@ -342,7 +362,7 @@ class Scheduler:
                 for other in self._busy_lanes
                 if other.guard is not None and other.waiting[0] < ticket
             )
-        return Reserve(ticket, Claim(ranking, ticket.costs, guards))
+        return Reserve(ticket, Claim(ranking, ticket.costs, guards), frontier, ready)
 
     def _shared_claim(self, ticket: Ticket, ranking: Iterable[Account], now: float) -> Claim:
         """Only the head's claim may book: one call of a lane, and of a process, at a time."""
@@ -382,15 +402,21 @@ class Scheduler:
 
     def answered(self, effect: Reserve, answer: Answer, now: float) -> Reservation | None:
         """Take in the store's answer. Returns a reservation that nobody wants, to be released."""
-        ticket = effect.ticket
+        ticket, frontier = effect.ticket, effect.frontier
         if ticket.lane.asking is ticket:
             ticket.lane.asking = None
         match answer:
             case Reservation():
+                if frontier is not None:
+                    frontier.put(answer.account, now)
                 return self._granted(ticket, answer, now)
             case Oversize():
-                self._fail(ticket, _oversize(ticket, answer))
+                if frontier is None:
+                    self._fail(ticket, _oversize(ticket, answer))
+                ticket.thorough = True  # an owner that is not due may be larger
             case Short():
+                if frontier is not None:
+                    answer = _beyond(frontier, effect, answer, now)
                 if answer.booking is not None and not self._wants(ticket):
                     return answer.booking
                 ticket.booking = answer.booking
@@ -432,6 +458,7 @@ class Scheduler:
             if answer.booking is None:
                 return
         lane.ready_at = look_at
+        lane.expires_at = answer.expires_at
         lane.guard = None
         if answer.account is not None and answer.ready_at <= ready_at:
             lane.guard = Guard(answer.account, ticket.costs, answer.ready_at)
@@ -476,6 +503,7 @@ class Scheduler:
             lane.ready_at = -inf
             lane.guard = None
             lane.passers = []
+            lane.route.rest()
             self._busy_lanes.pop(lane, None)
         elif was_head:
             lane.ready_at = -inf
@@ -558,6 +586,7 @@ class Scheduler:
         awaited = False
         for lane in self._busy_lanes:
             awaited = awaited or account.organization in lane.route.kin
+            lane.route.came_back(account.organization, now)
             if lane.busy is not None:
                 lane.again = True
                 continue
@@ -747,6 +776,8 @@ class Scheduler:
         lane, route = ticket.lane, ticket.lane.route
         if ticket.short is not None:
             soonest = ticket.short.ready_at
+        elif self._keeps_frontiers and (frontier := route.frontier(ticket.costs, now)) is not None:
+            soonest = frontier.first()[0]
         else:
             soonest = min((a.ready_at(ticket.costs, now) for a in route.ready), default=inf)
         eta = max(0.0, min(soonest, route.usable_at()) - now)
@@ -808,6 +839,14 @@ class Scheduler:
                     subjects[subject] = None
         told = [f"{s.name} is {s.state.value} ({s.reason})" for s in list(subjects)[:8]]
         return "; ".join(told) or "their keys are on trial, none was answered yet"
+
+
+def _beyond(frontier: Frontier, effect: Reserve, answer: Short, now: float) -> Short:
+    """Return what a claim's answer means for all owners: it was given only those that were due."""
+    for account in effect.due:
+        frontier.put_off(account, effect.claim.costs, now, answer.ready_at)
+    ready_at, first = frontier.first()
+    return Short(first, ready_at, answer.expires_at)
 
 
 def _oversize(ticket: Ticket, answer: Oversize) -> TooLarge:

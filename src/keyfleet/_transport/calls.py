@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from .._protocols import Plan, Provider
     from ..pool import KeyPool
 
+#: The extension that answers of a pool bear: why it granted no key, or ``None``.
+POOLED: Final = "keyfleet"
 #: Stands where a key will be. It is no secret, and no provider takes it for a key.
 SENTINEL: Final = "keyfleet-pool"
 #: The base URL of clients that have only a pool. The name never resolves (RFC 6761).
@@ -51,7 +53,7 @@ PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 
 _SENTINELS: Final = frozenset({SENTINEL.encode(), b"Bearer " + SENTINEL.encode()})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
-_REMOVED: Final = frozenset({b"authorization", b"api-key", b"x-api-key", b"cookie"})
+_REMOVED: Final = ("authorization", "api-key", "x-api-key", "cookie")
 _ENCODING: Final = b"accept-encoding"
 #: What `bodies` can read usage from.
 _ENCODINGS: Final = frozenset({b"gzip, deflate", b"gzip", b"identity"})
@@ -128,17 +130,18 @@ class Gate:
             and fields.get(b"x-api-key") not in _SENTINELS
         ):
             return None
-        url = request.url
-        if url.fragment == REDIRECTED or (self._base and url.netloc != self._base[0]):
+        url, base = request.url, self._base
+        if url.fragment == REDIRECTED:
             return None
-        return Call(self, request, self._rest(url.raw_path), fields)
-
-    def _rest(self, path: bytes) -> bytes:
-        """Return a path relative to the base URL."""
-        if self._base is not None and path.startswith(self._base[1]):
-            return path[len(self._base[1]) :]
-        _, found, rest = path.partition(b"/v1/")
-        return rest if found else path.lstrip(b"/")
+        path = url.raw_path
+        if base is not None and url.netloc != base[0]:
+            return None
+        if base is not None and path.startswith(base[1]):
+            rest = path[len(base[1]) :]
+        else:
+            _, found, rest = path.partition(b"/v1/")
+            rest = rest if found else path.lstrip(b"/")
+        return Call(self, request, rest, fields)
 
     def url(self, base_url: str, rest: bytes) -> Url:
         """Return where a request goes. Parsing a URL costs as much as a lease, so it is kept."""
@@ -210,14 +213,14 @@ class Call:
         self.attempts = 0
         #: The stream of an answer that began, for who must close it.
         self.body: Any = None
-        hints = _NO_HINTS
         names = self._names = fields.keys()
+        headers = self._headers = gate.httpx.Headers(request.headers)
+        hints = _NO_HINTS
         if b"\n" + _HINT in b"\n".join([b"", *names]):
             hints = self._told(fields)
-        headers = self._headers = gate.httpx.Headers(request.headers)
-        for name in names:
-            if name in _REMOVED or name.startswith(_HINT):
-                del headers[name.decode("latin-1")]
+            for name in names:
+                if name.startswith(_HINT):
+                    del headers[name.decode("latin-1")]
         encoding = fields.get(_ENCODING, b"")
         if encoding not in _ENCODINGS:
             headers["accept-encoding"] = "gzip, deflate" if b"gzip" in encoding else "identity"
@@ -229,7 +232,11 @@ class Call:
             body,
         )
         self.retry = gate.policy(hints) if replayable else _ONCE
-        self.order = self._ordered(hints, gate.holders.find(rest, body))
+        holder = gate.holders.find(rest, body)
+        if hints is _NO_HINTS and holder is None:
+            self.order = gate.pool.order(self.plan.demand)
+        else:
+            self.order = self._ordered(hints, holder)
 
     def _told(self, fields: Mapping[bytes, bytes]) -> Hints:
         told = {
@@ -272,7 +279,11 @@ class Call:
         )
         headers = request.headers
         headers["host"] = url.netloc.decode("ascii")
-        for name, value in lease.headers.items():
+        credentials = lease.headers
+        for name in _REMOVED:
+            if name not in credentials and name.encode() in self._names:
+                del headers[name]
+        for name, value in credentials.items():
             if value is not None:
                 headers[name] = value
             elif name.encode() in self._names:
@@ -364,6 +375,7 @@ class Call:
         headers["x-keyfleet-waited-for"] = f"{self._waited_for:.3f}"
         headers["x-keyfleet-key-id"] = visible(lease.key_id)
         headers["x-keyfleet-owner"] = visible(lease.owner)
+        response.extensions[POOLED] = None
         return response
 
     def unserved(self, error: CannotServe | ConfigError) -> Response:
@@ -393,7 +405,7 @@ class Call:
             status,
             headers=headers,
             stream=self._gate.httpx.ByteStream(body),
-            extensions={"http_version": b"HTTP/1.1", "keyfleet": error},
+            extensions={"http_version": b"HTTP/1.1", POOLED: error},
         )
 
 

@@ -83,6 +83,7 @@ class Httpx(Protocol):
     """The module ``httpx`` or ``httpx2``."""
 
     URL: Callable[[str], Url]
+    Cookies: type
     Headers: Callable[..., Headers]
     Request: Callable[..., Request]
     Response: Callable[..., Response]
