@@ -16,6 +16,8 @@ SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked
 BIN := .venv/bin
 BIN3 := .venv-openai3/bin
 BINL := .venv-litellm/bin
+BINU := .venv-upstream/bin
+BINU3 := .venv-upstream3/bin
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,8 +44,8 @@ test-litellm: .venv-litellm/.synced  ## run the tests of the LiteLLM adapter, an
 coverage: .venv/.synced  ## run the tests of core and pool: they must take every branch of _core
 	@$(BIN)/python -m pytest tests/core tests/pool --quiet --cov=keyfleet._core --cov-fail-under=100
 
-test-upstream: .venv-upstream/.synced  ## run LangChain's own suites over the drop-ins
-	@.venv-upstream/bin/python tests/upstream/run.py
+test-upstream: .venv-upstream/.synced .venv-upstream3/.synced  ## run LangChain's own suites over the drop-ins and over stock: the outcomes must be the same
+	@$(BINU)/python tests/upstream/run.py --beside $(BINU3)/python $(ARGS)
 
 check: lint types contracts test test-openai3 coverage  ## what a change must pass; .ci/run is more
 
@@ -64,7 +66,7 @@ wheel: .uv-found  ## build the wheel into dist/
 	@UV_PYTHON_DOWNLOADS=never $(UV) build --quiet --wheel --out-dir dist
 
 clean:  ## remove what was built, environments included
-	rm -rf .venv .venv-openai3 .venv-litellm .venv-upstream .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-openai3 .venv-litellm .venv-upstream .venv-upstream3 .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache
 
 # How the environments come to be. A stamp inside each one tells when it was last brought up to the
@@ -88,9 +90,16 @@ clean:  ## remove what was built, environments included
 	@touch $@
 
 .venv-upstream/.synced: $(LOCK) | .uv-found
-	@test -x .venv-upstream/bin/python || echo "keyfleet: setting up .venv-upstream with $(PYTHON)"
-	@if test -x .venv-upstream/bin/python; then set --; else set -- --python "$(PYTHON)"; fi; \
-	UV_PROJECT_ENVIRONMENT=.venv-upstream $(SYNC) --no-default-groups --group dev --group openai2 --group upstream "$$@"
+	@test -x $(BINU)/python || echo "keyfleet: setting up .venv-upstream with $(PYTHON)"
+	@if test -x $(BINU)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-upstream $(SYNC) --no-default-groups --group dev --group openai2 \
+	--group upstream --group upstream-files "$$@"
+	@touch $@
+
+.venv-upstream3/.synced: $(LOCK) | .uv-found
+	@test -x $(BINU3)/python || echo "keyfleet: setting up .venv-upstream3 with $(PYTHON)"
+	@if test -x $(BINU3)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-upstream3 $(SYNC) --no-default-groups --group dev --group openai3 --group upstream "$$@"
 	@touch $@
 
 .PHONY: .python-found .uv-found print-uv

@@ -2,16 +2,16 @@
 
     from langchain_keyfleet import ChatOpenAI      # was: from langchain_openai import ChatOpenAI
 
-`ChatOpenAI`, `AzureChatOpenAI`, `OpenAIEmbeddings` and `OpenAI` are subclasses of the classes
-whose names they bear. `ChatPool` takes any other chat model, one per key. `KeyfleetMiddleware`
-(which needs the package `langchain`) is for agents.
+`ChatOpenAI`, `OpenAIEmbeddings`, `OpenAI` and their Azure kin are subclasses of the classes whose
+names they bear. `ChatPool` takes any other chat model, one per key. `KeyfleetMiddleware` (which
+needs the package `langchain`) is for agents.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from ._chat import AzureChatOpenAI, ChatOpenAI
-from ._embeddings import OpenAIEmbeddings
-from ._llms import OpenAI
+from ._embeddings import AzureOpenAIEmbeddings, OpenAIEmbeddings
+from ._llms import AzureOpenAI, OpenAI
 from ._replace import install, uninstall
 from .pool_model import ChatPool
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AzureChatOpenAI",
+    "AzureOpenAI",
+    "AzureOpenAIEmbeddings",
     "ChatOpenAI",
     "ChatPool",
     "KeyfleetMiddleware",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar
 
 import langchain_openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -11,17 +11,14 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from keyfleet import KeyPool
-
+from ._azure import OnAzure
 from ._batch import PacedBatch
 from ._facts import NAME, Heard, atell, listening, tell
 from ._install import Pooled
-
-#: The resource of models that have only a pool. The name never resolves (RFC 6761).
-_NO_RESOURCE: Final = "http://keyfleet.invalid"
+from ._runs import ToldStreams
 
 
-class PooledChat(PacedBatch, Pooled):
+class PooledChat(PacedBatch, ToldStreams, Pooled):
     """What the chat models add to stock's: hints to each request, facts to each answer."""
 
     _resource: ClassVar[str] = "chat.completions"
@@ -131,6 +128,7 @@ class ChatOpenAI(PooledChat, langchain_openai.ChatOpenAI):
         priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
         wait_timeout: seconds that an attempt may wait for headroom; ``None`` = as the pool says.
         deadline_after: seconds after which a call as a whole is of no use.
+        tenant: on whose behalf calls are made; tenants that wait get equal shares of a model.
 
     `max_retries` bounds the pool's attempts, `timeout` each of them. Answers tell in
     ``response_metadata["keyfleet"]`` which key answered and what it took.
@@ -140,7 +138,7 @@ class ChatOpenAI(PooledChat, langchain_openai.ChatOpenAI):
     """
 
 
-class AzureChatOpenAI(PooledChat, langchain_openai.AzureChatOpenAI):
+class AzureChatOpenAI(OnAzure, PooledChat, langchain_openai.AzureChatOpenAI):
     """`langchain_openai.AzureChatOpenAI` over a pool of keys.
 
     Each resource is an organization with ``provider="azure"`` and its own `base_url`
@@ -151,29 +149,3 @@ class AzureChatOpenAI(PooledChat, langchain_openai.AzureChatOpenAI):
         priority: as for `ChatOpenAI`.
         wait_timeout: as for `ChatOpenAI`.
     """
-
-    _provider: ClassVar[str] = "azure"
-
-    @classmethod
-    def _prepared(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        arguments = super()._prepared(arguments)
-        if arguments.get("pool") is not None:
-            arguments.setdefault("azure_endpoint", _NO_RESOURCE)
-        return arguments
-
-    @classmethod
-    def _takes_default(cls, arguments: Mapping[str, Any]) -> bool:
-        return False  # the keys of `OPENAI_API_KEYS` are not Azure's
-
-    @staticmethod
-    def _base_url(client: Any) -> str:
-        # With a deployment of its own, the client has that in its base URL; a key's has not.
-        base_url, found, _ = str(client.base_url).partition("/openai/")
-        return base_url + found
-
-    def _own_pool(self, client: Any) -> tuple[KeyPool | None, Callable[..., Any] | None]:
-        if self.azure_ad_token or self.azure_ad_token_provider:
-            return None, None  # Entra ID's tokens are the SDK's own affair
-        if self.azure_ad_async_token_provider:
-            return None, None
-        return super()._own_pool(client)

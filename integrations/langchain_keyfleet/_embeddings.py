@@ -1,10 +1,10 @@
-"""`OpenAIEmbeddings` over a pool of keys."""
+"""`OpenAIEmbeddings` and `AzureOpenAIEmbeddings` over a pool of keys."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 import langchain_openai
 import openai
@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from keyfleet import ConfigError, KeyPool, TooLarge
 
+from ._azure import OnAzure
 from ._install import Pooled
 from ._packing import budget, halves, packed
 
@@ -21,7 +22,29 @@ from ._packing import budget, halves, packed
 _AT_ONCE: Final = 64
 
 
-class OpenAIEmbeddings(Pooled, langchain_openai.OpenAIEmbeddings):
+class PooledVectors(Pooled):
+    """What the embedding models add to stock's: hints to each request, packing of the texts."""
+
+    _resource: ClassVar[str] = "embeddings"
+
+    @property
+    def _invocation_params(self) -> dict[str, Any]:
+        return self._with_hints(super()._invocation_params)  # type: ignore[misc] # of stock's
+
+    @model_validator(mode="after")
+    def _pack_keyfleet(self) -> Self:
+        """Let the clients split what is too much for an owner."""
+        pool, llm = self.pool, cast(Any, self)
+        if pool is not None:
+            deployment = llm.deployment if isinstance(self, OnAzure) else None
+            if isinstance(llm.client, Embeddings):
+                llm.client = PackedEmbeddings(llm.client._client, pool, deployment)
+            if isinstance(llm.async_client, AsyncEmbeddings):
+                llm.async_client = AsyncPackedEmbeddings(llm.async_client._client, pool, deployment)
+        return self
+
+
+class OpenAIEmbeddings(PooledVectors, langchain_openai.OpenAIEmbeddings):
     """`langchain_openai.OpenAIEmbeddings` over a pool of keys.
 
     `chunk_size` texts go into one request as before, but no more than the smallest owner's token
@@ -33,34 +56,31 @@ class OpenAIEmbeddings(Pooled, langchain_openai.OpenAIEmbeddings):
         wait_timeout: as for `ChatOpenAI`.
     """
 
-    _resource: ClassVar[str] = "embeddings"
 
-    @property
-    def _invocation_params(self) -> dict[str, Any]:
-        return self._with_hints(super()._invocation_params)
+class AzureOpenAIEmbeddings(OnAzure, PooledVectors, langchain_openai.AzureOpenAIEmbeddings):
+    """`langchain_openai.AzureOpenAIEmbeddings` over a pool of keys.
 
-    @model_validator(mode="after")
-    def _pack_keyfleet(self) -> Self:
-        """Let the clients split what is too much for an owner."""
-        pool = self.pool
-        if pool is not None:
-            if isinstance(self.client, Embeddings):
-                self.client = PackedEmbeddings(self.client._client, pool)
-            if isinstance(self.async_client, AsyncEmbeddings):
-                self.async_client = AsyncPackedEmbeddings(self.async_client._client, pool)
-        return self
+    Resources are as for `AzureChatOpenAI`, requests as for `OpenAIEmbeddings`.
+
+    Args:
+        pool: as for `AzureChatOpenAI`.
+        priority: as for `ChatOpenAI`.
+        wait_timeout: as for `ChatOpenAI`.
+    """
 
 
 class PackedEmbeddings(Embeddings):
     """The SDK's resource, with a `create` that makes several requests of what is too large."""
 
-    def __init__(self, client: openai.OpenAI, pool: KeyPool) -> None:
+    def __init__(self, client: openai.OpenAI, pool: KeyPool, deployment: str | None = None) -> None:
         super().__init__(client)
         self._pool = pool
+        #: What stands for the model in the pool's limits, where that is not the model's name.
+        self._deployment = deployment
 
     def create(self, *, input: Any, model: Any, **options: Any) -> CreateEmbeddingResponse:
         """Create embeddings, in the order of `input`."""
-        pieces = _pieces(input, self._pool, model)
+        pieces = _pieces(input, self._pool, self._deployment or model)
         return _joined([self._one(piece, model, options) for piece in pieces])
 
     def _one(self, piece: Any, model: Any, options: dict[str, Any]) -> CreateEmbeddingResponse:
@@ -75,13 +95,17 @@ class PackedEmbeddings(Embeddings):
 class AsyncPackedEmbeddings(AsyncEmbeddings):
     """The SDK's resource, with a `create` that makes several requests of what is too large."""
 
-    def __init__(self, client: openai.AsyncOpenAI, pool: KeyPool) -> None:
+    def __init__(
+        self, client: openai.AsyncOpenAI, pool: KeyPool, deployment: str | None = None
+    ) -> None:
         super().__init__(client)
         self._pool = pool
+        #: What stands for the model in the pool's limits, where that is not the model's name.
+        self._deployment = deployment
 
     async def create(self, *, input: Any, model: Any, **options: Any) -> CreateEmbeddingResponse:
         """Create embeddings, in the order of `input`, with several requests side by side."""
-        pieces = _pieces(input, self._pool, model)
+        pieces = _pieces(input, self._pool, self._deployment or model)
         turn = asyncio.Semaphore(_AT_ONCE)
 
         async def one(piece: Any) -> CreateEmbeddingResponse:

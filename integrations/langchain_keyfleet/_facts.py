@@ -7,16 +7,17 @@ around the one step that makes the request.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.callbacks.manager import ahandle_event, handle_event
+from langchain_core.tracers.base import BaseTracer
 
 from keyfleet import CannotServe, PoolClosed
+
+from ._runs import Run, run_of
 
 #: Name of the callback event (`on_custom_event`), and key of `response_metadata`.
 NAME: Final = "keyfleet"
@@ -67,25 +68,29 @@ async def ahear(response: Any) -> None:
     hear(response)
 
 
-@contextmanager
-def listening(heard: Heard) -> Generator[None]:
+class listening:  # noqa: N801 - used like a function, as `contextlib.suppress`
     """Collect facts while one step is taken; not to be held across a ``yield``.
 
     Raises:
         PoolClosed: in place of the connection error that the SDK makes of it.
     """
-    token = _listening.set(heard)
-    try:
-        yield
-    except openai.OpenAIError as error:
-        root = _root(error)
-        if isinstance(root, PoolClosed):
-            raise root from None
-        if isinstance(heard.refusal, CannotServe):
-            root.__cause__ = heard.refusal
-        raise
-    finally:
-        _listening.reset(token)
+
+    __slots__ = ("_heard", "_token")
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+
+    def __enter__(self) -> None:
+        self._token = _listening.set(self._heard)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _listening.reset(self._token)
+        if isinstance(error, openai.OpenAIError):
+            root = _root(error)
+            if isinstance(root, PoolClosed):
+                raise root from None
+            if isinstance(self._heard.refusal, CannotServe):
+                root.__cause__ = self._heard.refusal
 
 
 def _root(error: BaseException) -> BaseException:
@@ -94,9 +99,10 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def tell(run: CallbackManagerForLLMRun | None, heard: Heard) -> None:
+def tell(given: CallbackManagerForLLMRun | None, heard: Heard) -> None:
     """Tell tracers and callbacks what was heard: metadata of the run, and one event for each."""
-    if run is not None and heard.facts:
+    run = run_of(given)
+    if run is not None and heard.facts and run.handlers:
         _note(run, heard)
         for facts in heard.facts:
             handle_event(
@@ -104,9 +110,10 @@ def tell(run: CallbackManagerForLLMRun | None, heard: Heard) -> None:
             )
 
 
-async def atell(run: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None:
+async def atell(given: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None:
     """Do as `tell`."""
-    if run is not None and heard.facts:
+    run = run_of(given)
+    if run is not None and heard.facts and run.handlers:
         _note(run, heard)
         for facts in heard.facts:
             await ahandle_event(
@@ -114,13 +121,15 @@ async def atell(run: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None
             )
 
 
-Run = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
-
-
 def _note(run: Run, heard: Heard) -> None:
-    # Tracers hold this very dict, and send it when the run ends.
-    for name, value in heard.facts[-1].items():
-        run.metadata[f"keyfleet_{name}"] = value
+    facts = {f"keyfleet_{name}": value for name, value in heard.facts[-1].items()}
+    run.metadata.update(facts)
+    # Most tracers hold this very dict, and send it when the run ends; LangSmith's has a copy.
+    for handler in run.handlers:
+        if isinstance(handler, BaseTracer):
+            traced = handler.run_map.get(str(run.run_id))
+            if traced is not None:
+                traced.extra.setdefault("metadata", {}).update(facts)
 
 
 def _of(run: Run) -> dict[str, Any]:

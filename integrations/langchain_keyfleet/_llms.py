@@ -1,4 +1,4 @@
-"""`OpenAI`, the completion model, over a pool of keys."""
+"""`OpenAI` and `AzureOpenAI`, the completion models, over a pool of keys."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ import langchain_openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.outputs import GenerationChunk, LLMResult
 
+from ._azure import OnAzure
 from ._facts import NAME, Heard, atell, listening, tell
 from ._install import Pooled
 
 
-class OpenAI(Pooled, langchain_openai.OpenAI):
-    """`langchain_openai.OpenAI` over a pool of keys.
-
-    A call may make several requests, one for each `batch_size` prompts: ``llm_output["keyfleet"]``
-    is a list, one entry for each.
-
-    Args:
-        pool: as for `ChatOpenAI`.
-        priority: as for `ChatOpenAI`.
-        wait_timeout: as for `ChatOpenAI`.
-    """
+class PooledCompletion(Pooled):
+    """What the completion models add to stock's: hints to each request, facts to each answer."""
 
     _resource: ClassVar[str] = "completions"
 
     @property
     def _invocation_params(self) -> dict[str, Any]:
-        return self._with_hints(dict(super()._invocation_params))
+        return self._with_hints(dict(super()._invocation_params))  # type: ignore[misc] # of stock's
 
     def _generate(
         self,
@@ -41,7 +33,7 @@ class OpenAI(Pooled, langchain_openai.OpenAI):
         heard = Heard()
         try:
             with listening(heard):
-                result = super()._generate(prompts, stop, run_manager, **kwargs)
+                result = super()._generate(prompts, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         finally:
             tell(run_manager, heard)
         return _marked(result, heard)
@@ -56,7 +48,7 @@ class OpenAI(Pooled, langchain_openai.OpenAI):
         heard = Heard()
         try:
             with listening(heard):
-                result = await super()._agenerate(prompts, stop, run_manager, **kwargs)
+                result = await super()._agenerate(prompts, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         finally:
             await atell(run_manager, heard)
         return _marked(result, heard)
@@ -68,7 +60,7 @@ class OpenAI(Pooled, langchain_openai.OpenAI):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        chunks: Any = super()._stream(prompt, stop, run_manager, **kwargs)
+        chunks: Any = super()._stream(prompt, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         heard = Heard()
         try:
             with listening(heard):
@@ -89,7 +81,7 @@ class OpenAI(Pooled, langchain_openai.OpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        chunks: Any = super()._astream(prompt, stop, run_manager, **kwargs)
+        chunks: Any = super()._astream(prompt, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         heard = Heard()
         try:
             with listening(heard):
@@ -103,6 +95,29 @@ class OpenAI(Pooled, langchain_openai.OpenAI):
                     yield chunk
         finally:
             await chunks.aclose()
+
+
+class OpenAI(PooledCompletion, langchain_openai.OpenAI):
+    """`langchain_openai.OpenAI` over a pool of keys.
+
+    A call may make several requests, one for each `batch_size` prompts: ``llm_output["keyfleet"]``
+    is a list, one entry for each.
+
+    Args:
+        pool: as for `ChatOpenAI`.
+        priority: as for `ChatOpenAI`.
+        wait_timeout: as for `ChatOpenAI`.
+    """
+
+
+class AzureOpenAI(OnAzure, PooledCompletion, langchain_openai.AzureOpenAI):
+    """`langchain_openai.AzureOpenAI` over a pool of keys; resources as for `AzureChatOpenAI`.
+
+    Args:
+        pool: as for `AzureChatOpenAI`.
+        priority: as for `ChatOpenAI`.
+        wait_timeout: as for `ChatOpenAI`.
+    """
 
 
 def _marked(result: LLMResult, heard: Heard) -> LLMResult:

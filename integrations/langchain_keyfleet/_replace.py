@@ -12,11 +12,13 @@ from typing import Any, Final
 import langchain_openai
 
 from ._chat import AzureChatOpenAI, ChatOpenAI
-from ._embeddings import OpenAIEmbeddings
-from ._llms import OpenAI
+from ._embeddings import AzureOpenAIEmbeddings, OpenAIEmbeddings
+from ._llms import AzureOpenAI, OpenAI
 
 _OURS: Final[dict[str, type]] = {
     "AzureChatOpenAI": AzureChatOpenAI,
+    "AzureOpenAI": AzureOpenAI,
+    "AzureOpenAIEmbeddings": AzureOpenAIEmbeddings,
     "ChatOpenAI": ChatOpenAI,
     "OpenAI": OpenAI,
     "OpenAIEmbeddings": OpenAIEmbeddings,

@@ -1,29 +1,28 @@
-"""The pool: wires the core, and drives its flows in threads and in asyncio.
+"""The pool: wires the core, and lets its flows advance.
 
-A flow is advanced under the pool's lock. What it asks of a local store is answered at once under
-that lock; everything that takes time (sleeping, sending, a remote store) happens outside it. One
-pool serves many threads and many event loops; nothing runs in the background.
+The usual call, for which nobody has to wait, is granted at once without a flow; every other is
+driven by `_drivers`. A flow is advanced under the pool's lock. What it asks of a local store is
+answered at once under that lock; everything that takes time (sleeping, sending, a remote store)
+happens outside it. One pool serves many threads and many event loops; nothing runs in the
+background.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from itertools import islice
 from math import inf
 from pathlib import Path
 from random import Random
-from threading import TIMEOUT_MAX, Event, Lock
+from threading import Lock
 from typing import Final, TypeVar, cast
 
 from ._clock import Clock, SystemClock
 from ._core.flow import (
     Effect,
     Order,
-    Release,
     Reply,
-    Send,
     Settle,
     abandoned,
     acquire,
@@ -31,16 +30,17 @@ from ._core.flow import (
     settled_by,
 )
 from ._core.health import State
-from ._core.ledger import Answer, Reservation, Settlement
+from ._core.ledger import Account, Settlement
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
 from ._core.scheduler import Grant, Reserve, Scheduler, Wait
+from ._drivers import arun, run, to_the_end
 from ._keys import ApiKey
 from ._lease import Lease, LeaseContext
 from ._limits import Costs
 from ._outcome import NOTHING, OK, Kind, Outcome
 from ._owners import Organization, Owners
-from ._protocols import Provider, Store, Strategy
+from ._protocols import Provider, SharedStore, Store, Strategy
 from ._status import Counts, Status, status_of
 from ._usage import Demand, Usage
 from .errors import CannotServe, WaitTimeout
@@ -56,7 +56,7 @@ from .events import (
     Waited,
 )
 from .providers import provider as provider_named
-from .stores.memory import MemoryStore
+from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named
 
 R = TypeVar("R")
@@ -78,7 +78,8 @@ class KeyPool:
     Args:
         organizations: the owners, with their keys and limits.
         strategy: a strategy, or the name of one; see `keyfleet.strategies`.
-        store: where buckets live; ``None`` = in this process's memory.
+        store: where buckets live, or the URL of a shared store, such as ``"redis://..."``; see
+            `keyfleet.stores`. ``None`` = in this process's memory.
         retry: when an attempt is repeated, and after how long.
         wait_timeout: seconds that one attempt may wait for headroom.
         max_waiting: calls that may wait at a time.
@@ -94,7 +95,7 @@ class KeyPool:
         organizations: Iterable[Organization],
         *,
         strategy: Strategy | str = "headroom-weighted",
-        store: Store | None = None,
+        store: Store | str | None = None,
         retry: RetryPolicy | None = None,
         wait_timeout: float = WAIT_TIMEOUT,
         max_waiting: int = MAX_WAITING,
@@ -106,7 +107,8 @@ class KeyPool:
         self._owners = owners
         self._providers = {key.provider: provider_named(key.provider) for key in owners.keys}
         self._clock = clock or SystemClock()
-        self._store = store or MemoryStore(owners.limits_for)
+        opened = open_store(store) if isinstance(store, str) else store
+        self._store: Store = opened or MemoryStore(owners.limits_for)
         self._local = self._store.is_local
         self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
         self._wait_timeout = wait_timeout
@@ -124,7 +126,10 @@ class KeyPool:
             family_of=self._family_of,
             strategy=strategy_named(strategy, random) if isinstance(strategy, str) else strategy,
             max_waiting=max_waiting,
+            shared=not self._local,
         )
+        if isinstance(self._store, SharedStore):
+            self._store.bind(owners.limits_for, self._freed_elsewhere)
 
     @classmethod
     def from_config(cls, config: str | os.PathLike[str] | Mapping[str, object]) -> KeyPool:
@@ -166,6 +171,11 @@ class KeyPool:
         return self._clock
 
     @property
+    def store(self) -> Store:
+        """Where the pool's buckets live."""
+        return self._store
+
+    @property
     def retry(self) -> RetryPolicy:
         """When an attempt is repeated, and after how long."""
         return self._retry
@@ -191,6 +201,7 @@ class KeyPool:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
     ) -> Lease:
         """Wait for a key and a reservation, to be held for a ``with`` block.
 
@@ -199,6 +210,7 @@ class KeyPool:
             timeout: seconds it may wait; ``None`` = the pool's `wait_timeout`.
             deadline: the instant on the pool's clock after which it is of no use.
             priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
+            tenant: on whose behalf: tenants that wait for a model get equal shares of it.
 
         Returns:
             A lease. Where ``with`` can't be used, end it by `Lease.settle` or its kin.
@@ -210,9 +222,11 @@ class KeyPool:
             NoUsableKey: every key is dead, or parked, or denied the model.
             ConfigError: no key may be used for the model.
         """
-        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        order = self.order(
+            demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
+        )
         grant = self._at_once(order)
-        return self.leased(self._run(self.flow(order)) if grant is None else grant)
+        return self.leased(run(self, self.flow(order)) if grant is None else grant)
 
     def alease(
         self,
@@ -221,18 +235,21 @@ class KeyPool:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
     ) -> LeaseContext:
         """Do as `lease`, without blocking the event loop.
 
         The result serves both ``async with pool.alease(...) as lease`` and
         ``lease = await pool.alease(...)``.
         """
-        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        order = self.order(
+            demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
+        )
         return LeaseContext(lambda: self._alease(order))
 
     async def _alease(self, order: Order) -> Lease:
         grant = self._at_once(order)
-        return self.leased(await self._arun(self.flow(order)) if grant is None else grant)
+        return self.leased(await arun(self, self.flow(order)) if grant is None else grant)
 
     def order(
         self,
@@ -242,6 +259,7 @@ class KeyPool:
         deadline: float | None = None,
         priority: str = "normal",
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> Order:
         """Return what a call asks for, with the pool's defaults filled in.
 
@@ -254,11 +272,13 @@ class KeyPool:
             inf if deadline is None else deadline,
             priority,
             holder,
+            tenant,
         )
 
     def leased(self, grant: Grant) -> Lease:
         """Return what the caller holds of a grant, counted and told to listeners."""
-        self._counts[grant.key.key_id].granted += 1
+        with self._lock:
+            self._counts[grant.key.key_id].granted += 1
         if self._listeners:
             self._emit(
                 Leased(
@@ -293,7 +313,7 @@ class KeyPool:
             CannotServe: no further attempt was granted.
         """
         last: tuple[Grant, Reply[object]] | None = None
-        begun = self._at_once(order)
+        begun = self._at_once(order, self._budget)
         if begun is not None:
             lease = self.leased(begun)
             try:
@@ -305,11 +325,10 @@ class KeyPool:
             if settle is not None:
                 self.finish(settle)
             if first.outcome.ok:
-                self._budget.earn()
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
-        grant, reply = self._run(flow, lambda grant: send(self.leased(grant)))
+        grant, reply = run(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
     async def acall(
@@ -321,7 +340,7 @@ class KeyPool:
     ) -> tuple[Lease, Reply[R]]:
         """Do as `call`, without blocking the event loop."""
         last: tuple[Grant, Reply[object]] | None = None
-        begun = self._at_once(order)
+        begun = self._at_once(order, self._budget)
         if begun is not None:
             lease = self.leased(begun)
             try:
@@ -333,22 +352,27 @@ class KeyPool:
             if settle is not None:
                 self.finish(settle)
             if first.outcome.ok:
-                self._budget.earn()
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
-        grant, reply = await self._arun(flow, lambda grant: send(self.leased(grant)))
+        grant, reply = await arun(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
-    def _at_once(self, order: Order) -> Grant | None:
-        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
+    def _at_once(self, order: Order, budget: Budget | None = None) -> Grant | None:
+        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``.
+
+        What is granted to a whole call counts for the `budget` of retries.
+        """
         if not self._local or order.holder is not None or order.priority not in PATIENCE:
             return None
         with self._lock:
             now = self._clock.now()
             if now > order.deadline:
                 return None
-            return self._scheduler.at_once(order.demand, now, self._store.reserve)
+            grant = self._scheduler.at_once(order.demand, now, self._store.reserve)
+            if grant is not None and budget is not None:
+                budget.earn()
+            return grant
 
     # Flows and their drivers; `keyfleet.simulate` is the third
 
@@ -365,116 +389,6 @@ class KeyPool:
         """Return the flow of a whole call, after a `last` attempt if one was made already."""
         policy = retry or self._retry
         return call(self._scheduler, policy, self._budget, order, self._clock.now(), last)
-
-    def _run(
-        self,
-        flow: Generator[Effect, tuple[float, object], T],
-        send: Callable[[Grant], object] | None = None,
-    ) -> T:
-        """Drive a flow in this thread."""
-        told: tuple[float, object] | None = None
-        error: BaseException | None = None
-        while True:
-            try:
-                effect = self.advance(flow, told, error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            try:
-                result, error = self._perform(effect, send), None
-            except BaseException as failure:  # thrown into the flow, which settles and re-raises
-                result, error = None, failure
-            told = (self._clock.now(), result)
-
-    def _perform(self, effect: Effect, send: Callable[[Grant], object] | None) -> object:
-        match effect:
-            case Wait():
-                self._sleep(effect)
-            case Send() if send is not None:
-                return send(effect.grant)
-            case Reserve():
-                return self._store.reserve(effect.claim, self._clock.now())
-            case Settle():
-                self.finish(effect)
-            case Release():
-                self._store.settle(_released(effect), self._clock.now())
-        return None
-
-    def _sleep(self, wait: Wait) -> None:
-        for_seconds = min(max(0.0, wait.until - self._clock.now()), TIMEOUT_MAX)
-        alarm = Event()
-        ticket = wait.ticket
-        if ticket is None:
-            alarm.wait(for_seconds)
-            return
-        ticket.wake = alarm.set
-        if not ticket.woken:  # read after `wake` is set: whoever wakes writes them the other way
-            alarm.wait(for_seconds)
-        ticket.wake = None
-
-    async def _arun(
-        self,
-        flow: Generator[Effect, tuple[float, object], T],
-        send: Callable[[Grant], Awaitable[object]] | None = None,
-    ) -> T:
-        """Drive a flow in this task."""
-        told: tuple[float, object] | None = None
-        error: BaseException | None = None
-        while True:
-            try:
-                effect = self.advance(flow, told, error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            try:
-                result, error = await self._aperform(effect, send), None
-            except BaseException as failure:  # thrown into the flow, which settles and re-raises
-                result, error = None, failure
-            told = (self._clock.now(), result)
-
-    async def _aperform(
-        self, effect: Effect, send: Callable[[Grant], Awaitable[object]] | None
-    ) -> object:
-        match effect:
-            case Wait():
-                await self._asleep(effect)
-            case Send() if send is not None:
-                return await send(effect.grant)
-            case Reserve():
-                return await self._areserve(effect)
-            case Settle():
-                await self.afinish(effect)
-            case Release():
-                await self._store.asettle(_released(effect), self._clock.now())
-        return None
-
-    async def _areserve(self, effect: Reserve) -> Answer:
-        """Ask a remote store. What it granted to a task that is cancelled meanwhile goes back."""
-        work = self._store.areserve(effect.claim, self._clock.now())
-        answer, cancelled = await _to_the_end(work)
-        if cancelled is not None:
-            if isinstance(answer, Reservation):
-                await self._store.asettle(Settlement(answer, _UNUSED), self._clock.now())
-            raise cancelled
-        return answer
-
-    async def _asleep(self, wait: Wait) -> None:
-        for_seconds = max(0.0, wait.until - self._clock.now())
-        ticket = wait.ticket
-        if ticket is None:
-            await asyncio.sleep(for_seconds)
-            return
-        loop = asyncio.get_running_loop()
-        alarm = loop.create_future()
-        timer = None
-        if for_seconds < inf:
-            timer = loop.call_later(for_seconds, _ring, alarm)
-        ticket.wake = lambda: _ring_from_anywhere(loop, alarm)
-        try:
-            if not ticket.woken:
-                await alarm
-        finally:
-            ticket.wake = None
-            if timer is not None:
-                timer.cancel()
 
     def advance(
         self,
@@ -551,7 +465,7 @@ class KeyPool:
             self.finish(settle, usage)
             return
         now = self._clock.now()
-        freed, cancelled = await _to_the_end(self._store.asettle(_settlement(settle), now))
+        freed, cancelled = await to_the_end(self._store.asettle(_settlement(settle), now))
         with self._lock:
             self._take_in(settle, usage, freed, now)
         self._tell_of(settle, usage)
@@ -576,6 +490,13 @@ class KeyPool:
                 self._regroup(settle, now)
         if freed and scheduler.waiting:
             scheduler.freed(grant.reservation.account, now)
+
+    def _freed_elsewhere(self, account: Account) -> bool:
+        """Wake who waits for an owner, of which a shared store says that it has more."""
+        with self._lock:
+            awaited = self._scheduler.freed(account, self._clock.now())
+        self._tell()
+        return awaited
 
     def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
         """Wake whom it concerns and tell listeners; without the lock."""
@@ -704,33 +625,3 @@ def _settlement(settle: Settle) -> Settlement:
         outcome if outcome is not None and not outcome.ok else None,
         anchors=observation.anchors,
     )
-
-
-def _released(release: Release) -> Settlement:
-    return Settlement(release.reservation, _UNUSED)
-
-
-async def _to_the_end(work: Awaitable[T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Await work that must not be left half done; return what cancelled the task meanwhile."""
-    task = asyncio.ensure_future(work)
-    cancelled = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-    return task.result(), cancelled
-
-
-def _ring(alarm: asyncio.Future[None]) -> None:
-    if not alarm.done():
-        alarm.set_result(None)
-
-
-def _ring_from_anywhere(loop: asyncio.AbstractEventLoop, alarm: asyncio.Future[None]) -> None:
-    try:
-        loop.call_soon_threadsafe(_ring, alarm)
-    except RuntimeError:  # its loop was closed under it: nobody is there to be woken
-        pass

@@ -10,10 +10,13 @@ from keyfleet._core.health import State
 from keyfleet._core.ledger import Claim, Reservation
 from keyfleet._core.queue import Ticket
 from keyfleet._core.scheduler import Reserve, Scheduler, Wait
+from keyfleet._drivers import run
 from keyfleet._limits import MINUTE, Metric
 from keyfleet._outcome import Kind, Observation, Outcome, Reading
 from keyfleet.stores import MemoryStore
 from keyfleet.testing.clock import FakeClock
+
+pytestmark = pytest.mark.usefixtures("many")
 
 ONE = Demand(model="m")
 
@@ -343,7 +346,7 @@ def test_a_call_that_refers_to_what_an_owner_holds_goes_to_that_owner_only() -> 
     used = []
 
     def held() -> None:
-        lease = fleet.pool.leased(fleet.pool._run(fleet.pool.flow(order)))
+        lease = fleet.pool.leased(run(fleet.pool, fleet.pool.flow(order)))
         used.append(lease.key_id)
         lease.settle()
 
@@ -367,3 +370,25 @@ def test_names_for_people() -> None:
 def test_an_empty_claim_is_answered_too() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     assert fleet.store.reserve(Claim([], ONE.costs), 0.0) is not None
+
+
+def test_a_call_too_large_for_those_that_have_enough_now_waits_for_a_larger_owner() -> None:
+    fleet = Fleet(a=Limits(tpm=400), b=Limits(tpm=400), large=Limits(tpm=600))
+    drained = fleet.scheduler.accept(fleet.granted(Demand(model="m", input_tokens=590)), 0.0)
+    assert drained.seat.account.owner == "large"
+    fleet.pool.leased(drained).settle(Usage(input_tokens=900))
+    for _ in range(2):
+        fleet.granted(Demand(model="m", input_tokens=390))
+    small = fleet.waiting(Demand(model="m", input_tokens=300))
+    big = fleet.waiting(Demand(model="m", input_tokens=500))
+    fleet.clock.advance(46.0)
+    while isinstance(effect := fleet.step(small), Reserve):
+        fleet.answer(effect)
+    assert small.reservation is not None
+    assert small.reservation.account.owner in ("a", "b")
+    assert big.error is None
+    fleet.clock.advance(40.0)
+    while isinstance(effect := fleet.step(big), Reserve):
+        fleet.answer(effect)
+    assert big.reservation is not None
+    assert big.reservation.account.owner == "large"

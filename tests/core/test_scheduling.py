@@ -32,6 +32,8 @@ from keyfleet._outcome import NOTHING, OK, Kind, Observation, Outcome, Reading
 from keyfleet.simulate import Simulation
 from keyfleet.testing.clock import FakeClock
 
+pytestmark = pytest.mark.usefixtures("many")
+
 ONE = Demand(model="m")
 
 

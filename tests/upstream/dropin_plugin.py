@@ -1,7 +1,7 @@
 """A pytest plugin that puts keyfleet's drop-ins where a suite of langchain-openai finds stock's.
 
 Loaded with ``-p`` before collection, so that every ``from langchain_openai import ChatOpenAI`` in
-the suite yields ours. Azure's embeddings and completions are not among them.
+the suite yields ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import langchain_keyfleet
 _PLACES = {
     "ChatOpenAI": ("", ".chat_models", ".chat_models.base"),
     "AzureChatOpenAI": ("", ".chat_models", ".chat_models.azure"),
+    "AzureOpenAI": ("", ".llms", ".llms.azure"),
+    "AzureOpenAIEmbeddings": ("", ".embeddings", ".embeddings.azure"),
     "OpenAIEmbeddings": ("", ".embeddings", ".embeddings.base"),
     "OpenAI": ("", ".llms", ".llms.base"),
 }

@@ -284,6 +284,18 @@ class Bucket:
         self.give_back(min(0.0, other.level - other.capacity))
         self.pending += other.pending
 
+    def mirror(
+        self, *, level: float, limit: float, ceiling: float, throttle: float, now: float
+    ) -> None:
+        """Show the state that another place holds: this is then a view of it as of `now`."""
+        self.throttle = throttle
+        if limit != self.limit or ceiling != self.ceiling or throttle < 1.0:
+            self._adopt(limit, ceiling)
+        elif self.period is not None:
+            self.rate = limit / self.period
+        self.level = level
+        self.at = now
+
     def snapshot(self, now: float) -> Level:
         """Return the bucket as it stands, changing nothing."""
         available = min(self.level + max(0.0, now - self.at) * self.rate, self.capacity)

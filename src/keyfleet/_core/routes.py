@@ -7,12 +7,14 @@ neither the number of owners nor of sick ones is felt by a call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from heapq import heappop, heappush
 from math import inf
 
 from .._keys import ApiKey
-from .._limits import Metric
+from .._limits import Costs, Metric
+from .frontier import MANY, Frontier, size_of
 from .health import State, Subject
 from .ledger import Account
 
@@ -74,7 +76,18 @@ class Seat:
 class Route:
     """The owners of one model; with a `holder`, only the owner of that key."""
 
-    __slots__ = ("holder", "kin", "model", "ready", "seats", "supply_at", "supply_cache")
+    __slots__ = (
+        "_entries",
+        "_frontiers",
+        "_resting",
+        "holder",
+        "kin",
+        "model",
+        "ready",
+        "seats",
+        "supply_at",
+        "supply_cache",
+    )
 
     def __init__(self, model: str, holder: str | None = None) -> None:
         self.model = model
@@ -86,6 +99,20 @@ class Route:
         self.kin: dict[str, list[Account]] = {}
         self.supply_at = -inf
         self.supply_cache: list[tuple[Metric, float, float]] = []
+        #: When seats that are not ready may be, the earliest first; entries may be out of date.
+        self._resting: list[tuple[float, int, Seat]] = []
+        self._entries = 0
+        #: While calls wait, who may fit which size of them; see `frontier`.
+        self._frontiers: dict[tuple[int, ...], Frontier] = {}
+
+    def clear(self) -> None:
+        """Forget all seats."""
+        self._frontiers.clear()
+        self.seats.clear()
+        self.ready.clear()
+        self.kin.clear()
+        self._resting.clear()
+        self.supply_at = -inf
 
     def refresh(self, seat: Seat) -> bool:
         """Let a seat join or leave the ready ones; return whether it joined."""
@@ -93,6 +120,8 @@ class Route:
         if usable and seat.position < 0:
             seat.position = len(self.ready)
             self.ready.append(seat.account)
+            for frontier in self._frontiers.values():
+                frontier.add(seat.account)
             return True
         if not usable and seat.position >= 0:
             last = self.ready.pop()
@@ -100,6 +129,11 @@ class Route:
                 self.ready[seat.position] = last
                 self.seats[last].position = seat.position
             seat.position = -1
+            for frontier in self._frontiers.values():
+                frontier.drop(seat.account)
+        if not usable and (until := seat.until) < inf:
+            self._entries += 1
+            heappush(self._resting, (until, self._entries, seat))
         return False
 
     def ready_except(self, avoid: frozenset[str]) -> list[Account]:
@@ -108,12 +142,38 @@ class Route:
             return self.ready
         return [account for account in self.ready if account.owner not in avoid] or self.ready
 
+    def frontier(self, costs: Costs, now: float) -> Frontier | None:
+        """Return who of many owners may fit such calls; ``None`` = look at each.
+
+        They are few, or no instant is known at which one fits.
+        """
+        if len(self.ready) < MANY:
+            return None
+        size = size_of(costs)
+        found = self._frontiers.get(size)
+        if found is None or found.is_old(now):
+            found = self._frontiers[size] = Frontier(self.ready, costs, now)
+        return found if found.first()[0] < inf else None
+
+    def came_back(self, organization: str, now: float) -> None:
+        """Take in that something came back to an organization."""
+        for frontier in self._frontiers.values():
+            for account in self.kin.get(organization, ()):
+                frontier.put(account, now)
+
+    def rest(self) -> None:
+        """Take in that no call waits any more: nobody keeps the frontiers up to date."""
+        self._frontiers.clear()
+
     def usable_at(self) -> float:
         """Return the earliest instant when a seat that is not ready may be; infinite = none."""
-        if len(self.ready) == len(self.seats):
-            return inf
-        waiting = (seat.until for seat in self.seats.values() if seat.position < 0)
-        return min(waiting, default=inf)
+        resting = self._resting
+        while resting:
+            until, _, seat = resting[0]
+            if seat.position < 0 and seat.until == until:
+                return until
+            heappop(resting)
+        return inf
 
     @property
     def is_hopeless(self) -> bool:
@@ -130,6 +190,16 @@ class Route:
             self.supply_at = now
             self.supply_cache = list(_supply(self.ready, now))
         return self.supply_cache
+
+    def price(self, costs: Sequence[float], now: float) -> float:
+        """Return the seconds that all ready owners together need to earn some costs.
+
+        The metric that takes longest counts. Where no owner's rate is known, a request is as good
+        as another: one second each.
+        """
+        supply = self.supply(now)
+        seconds = (costs[metric] / rate for metric, _, rate in supply if rate)
+        return max(seconds, default=costs[Metric.REQUESTS])
 
 
 def _ends_at(subject: Subject) -> float:

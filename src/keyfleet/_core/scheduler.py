@@ -18,6 +18,7 @@ from .._outcome import Observation, Outcome
 from .._protocols import Strategy
 from .._usage import Demand
 from ..errors import ConfigError, NoUsableKey, PoolClosed, QueueFull, TooLarge, WaitTimeout
+from .frontier import Frontier
 from .health import (
     ANSWERED,
     TRIAL_FOR,
@@ -30,22 +31,37 @@ from .health import (
 )
 from .identity import Identities, Regrouping, regrouped
 from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
+from .ledger import State as Open
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
 
 TOKEN_METRICS: Final = frozenset({Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS})
+#: Seconds ahead that a shared store may book for a call. A full bucket refills in a minute, so only
+#: daily limits, and more than five processes that each wait for a whole one, go beyond.
+BOOKS_FOR: Final = 300.0
 #: Seconds of gain below which a sleeping head is not woken to sleep a little less.
 WORTH_WAKING: Final = 0.001
 
 
 class Reserve:
-    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's."""
+    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's.
 
-    __slots__ = ("claim", "ticket")
+    `frontier` has given the claim's accounts, `due`, where not all usable ones are in it.
+    """
 
-    def __init__(self, ticket: Ticket, claim: Claim) -> None:
+    __slots__ = ("claim", "due", "frontier", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        claim: Claim,
+        frontier: Frontier | None = None,
+        due: Sequence[Account] = (),
+    ) -> None:
         self.ticket = ticket
         self.claim = claim
+        self.frontier = frontier
+        self.due = due
 
 
 class Wait:
@@ -98,12 +114,15 @@ class Scheduler:
         family_of: Callable[[ApiKey, str], str],
         strategy: Strategy,
         max_waiting: int,
+        shared: bool = False,
     ) -> None:
         self._keys = {key.key_id: key for key in keys}
         self._account_of = account_of
         self._family_of = family_of
         self._strategy = strategy
         self._max_waiting = max_waiting
+        #: The store takes time to answer, and serves other processes too.
+        self._shared = shared
         self._routes: dict[tuple[str, str | None], Route] = {}
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._busy_lanes: dict[Lane, None] = {}
@@ -151,10 +170,7 @@ class Scheduler:
         return route
 
     def _fill(self, route: Route) -> None:
-        route.seats.clear()
-        route.ready.clear()
-        route.kin.clear()
-        route.supply_at = -inf
+        route.clear()
         keys = self._keys.values()
         held_by = None if route.holder is None else owner_of(self._keys[route.holder])
         for key in keys if held_by is None else [k for k in keys if owner_of(k) == held_by]:
@@ -224,6 +240,7 @@ class Scheduler:
         priority: str = "normal",
         avoid: frozenset[str] = frozenset(),
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> Ticket:
         """Take a call in. Follow with `step` until it returns None.
 
@@ -242,7 +259,7 @@ class Scheduler:
             route = self.route(demand.model, holder)
             lane = self._lanes[demand.model, holder] = Lane(route)
         self._number += 1
-        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid)
+        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid, tenant)
 
     def step(self, ticket: Ticket, now: float) -> Reserve | Wait | None:
         """Return what to do next for a call; None = it is granted, `accept` it.
@@ -255,9 +272,11 @@ class Scheduler:
         if (self._resting or self._trials) and self._next_change() <= now:
             self._wake_rested(now)
         if ticket.reservation is None and not ticket.waiting and ticket.error is None:
-            if ticket.short is None and self._may_try(ticket):
+            if ticket.short is None and self._may_try(ticket, now):
                 return self._claim(ticket, now)
             self._queue(ticket, now)
+        if ticket.booking is not None and (lane.busy is None or lane.busy is ticket):
+            self._redeem(ticket, now)
         effect = self._serve(lane, ticket, now)
         if effect is not None:
             return effect
@@ -278,7 +297,10 @@ class Scheduler:
         """
         lane, short = ticket.lane, ticket.short
         if lane.head is ticket:
-            return lane.ready_at
+            # Who is asking the store at present wakes it.
+            return lane.ready_at if lane.busy is lane.asking is None else inf
+        if ticket.booking is not None:  # it was the head, until a more urgent call came
+            return ticket.booking.starts_at
         if short is None or short.ready_at <= now:
             return inf
         lane.ready_at = min(lane.ready_at, short.ready_at)
@@ -290,25 +312,68 @@ class Scheduler:
         lane = ticket.lane
         return ticket.reservation is not None and lane.busy is None and not lane.waiting
 
-    def _may_try(self, ticket: Ticket) -> bool:
-        head = ticket.lane.head
-        return head is None or ticket < head or ticket.lane.may_pass(ticket)
+    def _may_try(self, ticket: Ticket, now: float) -> bool:
+        lane = ticket.lane
+        if lane.asking is None and lane.comes_first(ticket):
+            return True
+        return lane.may_try(ticket) and self._seems_to_fit(ticket, now)
+
+    def _seems_to_fit(self, ticket: Ticket, now: float) -> bool:
+        """Whether asking the store for a call behind the head is worth a round trip."""
+        ready = ticket.lane.route.ready
+        return not self._shared or any(a.ready_at(ticket.costs, now) <= now for a in ready)
+
+    def _redeem(self, ticket: Ticket, now: float) -> None:
+        """Grant a call what was booked for it, once it may be used."""
+        booking = ticket.booking
+        if booking is None or booking.starts_at > now or ticket.error is not None:
+            return
+        if booking.state is not Open.OPEN:  # lost while it was to be exchanged
+            ticket.booking = None
+            return
+        if self._seat_of(ticket.lane.route, booking.account).position >= 0:
+            self._granted(ticket, booking, now)
+
+    @property
+    def _keeps_frontiers(self) -> bool:
+        """Whether what the store's owners hold is known here, while calls wait."""
+        return bool(self._busy_lanes) and not self._shared
 
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
-        lane = ticket.lane
+        lane, frontier = ticket.lane, None
         ready = lane.route.ready_except(ticket.avoid)
+        if self._keeps_frontiers and ready is lane.route.ready and not ticket.thorough:
+            if now >= lane.expires_at:
+                lane.route.rest()  # what came back by expiring was told to nobody
+            frontier = lane.route.frontier(ticket.costs, now)
+            if frontier is not None:
+                ready = frontier.due(now)
         ranking: Iterable[Account] = ready
         if len(ready) > 1:
             ranking = self._strategy.rank(ready, ticket.demand, now)
+        if self._shared:
+            return Reserve(ticket, self._shared_claim(ticket, ranking, now))
         guards: tuple[Guard, ...] = ()
         if self._busy_lanes:
-            # Only of heads that are due before it: two heads must not guard against each other.
             guards = tuple(
                 other.guard
                 for other in self._busy_lanes
-                if other.guard is not None and other.waiting[0] < ticket
+                if other.guard is not None and other.holds_back(ticket)
             )
-        return Reserve(ticket, Claim(ranking, ticket.costs, guards))
+        return Reserve(ticket, Claim(ranking, ticket.costs, guards), frontier, ready)
+
+    def _shared_claim(self, ticket: Ticket, ranking: Iterable[Account], now: float) -> Claim:
+        """Only the head's claim may book: one call of a lane, and of a process, at a time."""
+        lane, head = ticket.lane, ticket.lane.head
+        is_first = head is ticket or (lane.asking is None and (head is None or ticket < head))
+        if is_first and head is not ticket:
+            lane.asking = ticket
+        books_for = min(BOOKS_FOR, ticket.gives_up_at - now) if is_first else 0.0
+        held = ticket.booking
+        if held is None or self._seat_of(ticket.lane.route, held.account).position >= 0:
+            return Claim(ranking, ticket.costs, (), books_for, held)
+        ticket.booking = None
+        return Claim(ranking, ticket.costs, (), books_for, None, held)
 
     def _serve(self, lane: Lane, ticket: Ticket, now: float) -> Reserve | None:
         """Return the lane's next claim, if it is due and nobody else serves it."""
@@ -319,7 +384,12 @@ class Scheduler:
             passer = lane.passers.pop()
             if passer.waiting:
                 return self._claim(passer, now)
-        if head is not None and lane.ready_at <= now:
+        while head is not None and head.booking is not None and lane.ready_at <= now:
+            self._redeem(head, now)
+            if head.waiting:
+                break
+            head = lane.head
+        if head is not None and lane.ready_at <= now and lane.asking is None:
             lane.busy = ticket
             return self._claim(head, now)
         if lane.busy is ticket:
@@ -330,13 +400,24 @@ class Scheduler:
 
     def answered(self, effect: Reserve, answer: Answer, now: float) -> Reservation | None:
         """Take in the store's answer. Returns a reservation that nobody wants, to be released."""
-        ticket = effect.ticket
+        ticket, frontier = effect.ticket, effect.frontier
+        if ticket.lane.asking is ticket:
+            ticket.lane.asking = None
         match answer:
             case Reservation():
+                if frontier is not None:
+                    frontier.put(answer.account, now)
                 return self._granted(ticket, answer, now)
             case Oversize():
-                self._fail(ticket, _oversize(ticket, answer))
+                if frontier is None:
+                    self._fail(ticket, _oversize(ticket, answer))
+                ticket.thorough = True  # an owner that is not due may be larger
             case Short():
+                if frontier is not None:
+                    answer = _beyond(frontier, effect, answer, now)
+                if answer.booking is not None and not self._wants(ticket):
+                    return answer.booking
+                ticket.booking = answer.booking
                 if ticket.waiting:
                     self._still_short(ticket, answer, now)
                 else:
@@ -346,15 +427,23 @@ class Scheduler:
         return None
 
     def _granted(self, ticket: Ticket, reservation: Reservation, now: float) -> Reservation | None:
-        if ticket.left or ticket.error is not None or ticket.reservation is not None:
+        if not self._wants(ticket):
             return reservation
         ticket.reservation = reservation
+        ticket.booking = None
+        lane = ticket.lane
         if ticket.waiting:
             self._unqueue(ticket)
             self.woken.append(ticket)
+        if lane.waiting and lane.charge(ticket, now):
+            lane.ready_at = -inf
         ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
         ticket.key = self._key_of(ticket.seat, now)
         return None
+
+    @staticmethod
+    def _wants(ticket: Ticket) -> bool:
+        return not ticket.left and ticket.error is None and ticket.reservation is None
 
     def _still_short(self, ticket: Ticket, answer: Short, now: float) -> None:
         lane = ticket.lane
@@ -367,15 +456,18 @@ class Scheduler:
             return
         if lane.again:
             lane.again = False
-            return
+            if answer.booking is None:
+                return
         lane.ready_at = look_at
+        lane.expires_at = answer.expires_at
         lane.guard = None
         if answer.account is not None and answer.ready_at <= ready_at:
             lane.guard = Guard(answer.account, ticket.costs, answer.ready_at)
         if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
             self._fail(ticket, self._too_late(ticket, now))
             return
-        lane.passers = list(lane.candidates_to_pass())[::-1]
+        passers = lane.candidates_to_pass(now)
+        lane.passers = [one for one in passers if self._seems_to_fit(one, now)][::-1]
 
     def _fail(self, ticket: Ticket, error: TooLarge | WaitTimeout | NoUsableKey) -> None:
         ticket.error = error
@@ -390,7 +482,10 @@ class Scheduler:
         eta = self._eta(ticket, now)
         if ticket.gives_up_at < now + eta < inf:
             raise self._too_late(ticket, now, eta)
-        if self.waiting >= self._max_waiting:
+        places = self._max_waiting
+        if self.waiting >= places and not (
+            self.waiting < 2 * places and lane.has_place(ticket.tenant, places)
+        ):
             raise QueueFull(
                 f"{self.waiting} calls wait already (wait.max_waiting)",
                 retry_after=_finite(eta),
@@ -413,6 +508,7 @@ class Scheduler:
             lane.ready_at = -inf
             lane.guard = None
             lane.passers = []
+            lane.route.rest()
             self._busy_lanes.pop(lane, None)
         elif was_head:
             lane.ready_at = -inf
@@ -466,9 +562,12 @@ class Scheduler:
             self._unqueue(ticket)
         if lane.busy is ticket:
             lane.busy = None
+        if lane.asking is ticket:
+            lane.asking = None
         if lane.head is not None:
             self._hurry(lane, now if ticket.reservation is not None else lane.ready_at)
-        reservation, ticket.reservation = ticket.reservation, None
+        reservation, ticket.reservation = ticket.reservation or ticket.booking, None
+        ticket.booking = None
         if ticket.seat is not None:
             self._abandon(ticket.seat, now)
         return reservation
@@ -477,29 +576,36 @@ class Scheduler:
         """Refuse new calls, and let those that wait fail."""
         self._closed = True
         for lane in list(self._busy_lanes):
-            for ticket in list(lane.waiting):
+            for ticket in list(lane):
                 ticket.error = PoolClosed()
                 self._unqueue(ticket)
                 self.woken.append(ticket)
 
     # What comes back
 
-    def freed(self, account: Account, now: float) -> None:
-        """Look whether a waiting head fits earlier, after something came back to an owner."""
+    def freed(self, account: Account, now: float) -> bool:
+        """Look whether a waiting head fits earlier, after something came back to an owner.
+
+        Returns whether any call waits for that owner.
+        """
+        awaited = False
         for lane in self._busy_lanes:
+            awaited = awaited or account.organization in lane.route.kin
+            lane.route.came_back(account.organization, now)
             if lane.busy is not None:
                 lane.again = True
                 continue
-            head = lane.waiting[0]
+            head = lane.shares.order[0].waiting[0]
             kin = lane.route.kin.get(account.organization, ())
             ready = (other.ready_at(head.costs, now) for other in kin)
             earliest = min(ready, default=inf)
             if earliest < lane.ready_at - WORTH_WAKING:
                 self._hurry(lane, earliest)
+        return awaited
 
     def _hurry(self, lane: Lane, at: float) -> None:
         lane.ready_at = min(lane.ready_at, at)
-        self.woken.append(lane.waiting[0])
+        self.woken.append(lane.shares.order[0].waiting[0])
 
     @property
     def troubled(self) -> bool:
@@ -675,12 +781,14 @@ class Scheduler:
         lane, route = ticket.lane, ticket.lane.route
         if ticket.short is not None:
             soonest = ticket.short.ready_at
+        elif self._keeps_frontiers and (frontier := route.frontier(ticket.costs, now)) is not None:
+            soonest = frontier.first()[0]
         else:
             soonest = min((a.ready_at(ticket.costs, now) for a in route.ready), default=inf)
         eta = max(0.0, min(soonest, route.usable_at()) - now)
         if not lane.waiting:
             return eta
-        ahead = lane.ahead_of(ticket)
+        ahead = lane.ahead_of(ticket, now)
         for metric, level, rate in route.supply(now):
             used = lane.used if metric in TOKEN_METRICS else 1.0
             missing = (ahead[metric] + ticket.costs[metric]) * used - level
@@ -719,7 +827,7 @@ class Scheduler:
             return f"no owner is usable now: {self._sick(route)}"
         account = min(route.ready, key=lambda a: a.ready_at(ticket.costs, now))
         bucket = account.binding(ticket.costs, now)
-        ahead = len(ticket.lane.waiting)
+        ahead = ticket.lane.waiting
         behind = f"{ahead} calls wait for the same" if ahead else "no other call waits"
         if bucket is None:
             return behind
@@ -736,6 +844,14 @@ class Scheduler:
                     subjects[subject] = None
         told = [f"{s.name} is {s.state.value} ({s.reason})" for s in list(subjects)[:8]]
         return "; ".join(told) or "their keys are on trial, none was answered yet"
+
+
+def _beyond(frontier: Frontier, effect: Reserve, answer: Short, now: float) -> Short:
+    """Return what a claim's answer means for all owners: it was given only those that were due."""
+    for account in effect.due:
+        frontier.put_off(account, effect.claim.costs, now, answer.ready_at)
+    ready_at, first = frontier.first()
+    return Short(first, ready_at, answer.expires_at)
 
 
 def _oversize(ticket: Ticket, answer: Oversize) -> TooLarge:

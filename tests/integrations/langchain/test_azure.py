@@ -1,16 +1,17 @@
-"""`AzureChatOpenAI` over a pool: a key's resource, its header, the deployment in the path."""
+"""Azure's models over a pool: a key's resource, its header, the deployment in the path."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import langchain_openai
 import pytest
 from pydantic import SecretStr, ValidationError
-from tests.transport.odd_server import OddServer, odd_server
+from tests.transport.odd_server import OddServer, Seen, Send, odd_server, reply
 
-from keyfleet import KeyPool, Organization
-from langchain_keyfleet import AzureChatOpenAI
+from keyfleet import KeyPool, Limits, ModelLimits, Organization
+from langchain_keyfleet import AzureChatOpenAI, AzureOpenAI, AzureOpenAIEmbeddings
 
 VERSION = "2024-10-21"
 
@@ -80,3 +81,81 @@ def test_a_pool_and_an_endpoint_contradict(azure_pool: KeyPool) -> None:
         AzureChatOpenAI(
             pool=azure_pool, azure_endpoint="https://x.example", model="m", api_version=VERSION
         )
+
+
+async def text(seen: Seen, send: Send) -> None:
+    """Answer a completion."""
+    answer = {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 1,
+        "model": "davinci",
+        "choices": [{"index": 0, "finish_reason": "stop", "text": "yes", "logprobs": None}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+    }
+    await reply(send, json.dumps(answer).encode())
+
+
+async def vectors(seen: Seen, send: Send) -> None:
+    """Answer an embedding of each text: its length."""
+    texts = json.loads(seen.body)["input"]
+    data = [
+        {"object": "embedding", "index": n, "embedding": [float(len(one))]}
+        for n, one in enumerate(texts)
+    ]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    answer = {"object": "list", "data": data, "model": "ada", "usage": usage}
+    await reply(send, json.dumps(answer).encode())
+
+
+def test_completions_go_to_each_keys_own_resource(odd: OddServer, azure_pool: KeyPool) -> None:
+    odd.answer = text
+    llm = AzureOpenAI(pool=azure_pool, azure_deployment="davinci", api_version=VERSION)
+    assert isinstance(llm, langchain_openai.AzureOpenAI)
+    told = [llm.generate(["Is it?"]).llm_output for _ in range(4)]
+    told.append(asyncio.run(llm.agenerate(["Is it?"])).llm_output)
+    owners = [(one or {})["keyfleet"][0]["owner"] for one in told]
+    assert set(owners) == {"west", "north"}
+    for owner, seen in zip(owners, odd.seen, strict=True):
+        path = f"/{owner}/openai/deployments/davinci/completions?api-version={VERSION}"
+        assert seen.path == path
+        assert seen.headers["api-key"] == f"{owner}0123456789abcdef"
+
+
+def test_embeddings_are_packed_by_the_deployments_limit(odd: OddServer) -> None:
+    odd.answer = vectors
+    pool = KeyPool(
+        Organization(
+            name=name,
+            keys=(f"{name}0123456789abcdef",),
+            base_url=f"{odd.url}/{name}/openai",
+            provider="azure",
+            limits=Limits(tpm=1_000_000),
+            models={"emb": ModelLimits(limits=Limits(tpm=100))},
+        )
+        for name in ("west", "north")
+    )
+    embeddings = AzureOpenAIEmbeddings(
+        pool=pool,
+        azure_deployment="emb",
+        api_version=VERSION,
+        check_embedding_ctx_length=False,
+    )
+    assert isinstance(embeddings, langchain_openai.AzureOpenAIEmbeddings)
+    texts = ["a" * (60 + n) for n in range(4)]  # 15 tokens each; a quarter of 100 is one of them
+    for found in (
+        embeddings.embed_documents(texts),
+        asyncio.run(embeddings.aembed_documents(texts)),
+    ):
+        assert found == [[60.0], [61.0], [62.0], [63.0]]
+    assert len(odd.seen) == 8
+    assert all(
+        f"/openai/deployments/emb/embeddings?api-version={VERSION}" in s.path for s in odd.seen
+    )
+
+
+def test_a_model_without_pool_or_key_is_stocks_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEYS", "sk-one-0123456789abcdef,sk-two-0123456789abcdef")
+    for made in (AzureChatOpenAI, AzureOpenAI, AzureOpenAIEmbeddings):
+        with pytest.raises(Exception, match=r"Missing credentials|api_key"):
+            made(azure_endpoint="https://x.example", model="m", api_version=VERSION)

@@ -5,15 +5,12 @@ import gc
 import json
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import langchain_openai
 import openai
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import (
-    AsyncCallbackHandler,
-    BaseCallbackHandler,
     get_usage_metadata_callback,
 )
 from langchain_core.globals import set_llm_cache
@@ -22,7 +19,6 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
-from langchain_core.tracers.base import BaseTracer
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel
 from tests.integrations.langchain.conftest import MODEL, NAMES, PoolOf
@@ -228,64 +224,6 @@ def test_usage_callbacks_count(llm: ChatOpenAI) -> None:
     with get_usage_metadata_callback() as counted:
         llm.invoke("Is it?")
     assert next(iter(counted.usage_metadata.values()))["total_tokens"] > 0
-
-
-# What is told
-
-
-class Events(BaseCallbackHandler):
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any, UUID]] = []
-
-    def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self.told.append((name, data, run_id))
-
-
-class AsyncEvents(AsyncCallbackHandler):
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    async def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
-        self.told.append((name, data))
-
-
-class Tracer(BaseTracer):
-    """As LangSmith's: keeps the runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runs: list[Any] = []
-
-    def _persist_run(self, run: Any) -> None:
-        self.runs.append(run)
-
-
-async def test_callbacks_hear_which_key_answered(llm: ChatOpenAI) -> None:
-    handler, ahandler = Events(), AsyncEvents()
-    answer = llm.invoke("Is it?", config={"callbacks": [handler]})
-    assert [(name, data) for name, data, _ in handler.told] == [
-        ("keyfleet", answer.response_metadata["keyfleet"])
-    ]
-    await llm.ainvoke("Is it?", config={"callbacks": [ahandler]})
-    assert [name for name, _ in ahandler.told] == ["keyfleet"]
-
-
-async def test_a_traced_run_has_it_in_its_metadata(llm: ChatOpenAI) -> None:
-    tracer = Tracer()
-    llm.invoke("Is it?", config={"callbacks": [tracer], "metadata": {"mine": 1}})
-    await llm.ainvoke("Is it?", config={"callbacks": [tracer]})
-    for run in tracer.runs:
-        assert run.extra["metadata"]["keyfleet_owner"] in NAMES
-        assert run.extra["metadata"]["keyfleet_attempts"] == 1
-    assert tracer.runs[0].extra["metadata"]["mine"] == 1
-
-
-def test_a_failed_call_is_told_too(llm: ChatOpenAI, provider: MockProvider) -> None:
-    provider.inject(Fault(action="error", code="unsupported_country_region_territory", times=None))
-    handler = Events()
-    with pytest.raises(openai.PermissionDeniedError):
-        llm.invoke("Is it?", config={"callbacks": [handler]})
-    assert handler.told[0][1]["attempts"] >= 1
 
 
 # What goes wrong

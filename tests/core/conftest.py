@@ -1,0 +1,18 @@
+"""Scheduling is tested as it is for a few owners, and as it is for thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from keyfleet._core import routes
+
+
+@pytest.fixture(scope="module", params=["a look at each", "a frontier"])
+def many(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let even a single owner count as many, so that a frontier is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "a frontier":
+            patch.setattr(routes, "MANY", 1)
+        yield
