@@ -224,7 +224,7 @@ def test_a_wrong_organization_is_refused_at_its_place(
         ({"strategy": "headroom-wieghted"}, "strategy", "'headroom-weighted'"),
         ({"strategy": "no.such.module:Class"}, "strategy", "no.such.module"),
         ({"strategy": 5}, "strategy", "5"),
-        ({"store": "redis://:word@localhost/0"}, "store", "redis://..."),
+        ({"store": "redsi://:word@localhost/0"}, "store", "redsi://..."),
         ({"store": "disk"}, "store", "'disk'"),
         ({"wait": {"timeout": -1}}, "wait.timeout", "-1"),
         ({"wait": {"timeout": float("nan")}}, "wait.timeout", "nan"),

@@ -145,8 +145,9 @@ async def _areserve(engine: Engine, effect: Reserve) -> Answer:
     work = engine.store.areserve(effect.claim, engine.clock.now())
     answer, cancelled = await to_the_end(work)
     if cancelled is not None:
-        if isinstance(answer, Reservation):
-            await engine.store.asettle(Settlement(answer, _UNUSED), engine.clock.now())
+        taken = answer if isinstance(answer, Reservation) else getattr(answer, "booking", None)
+        if taken is not None and taken is not effect.claim.held:
+            await engine.store.asettle(Settlement(taken, _UNUSED), engine.clock.now())
         raise cancelled
     return answer
 

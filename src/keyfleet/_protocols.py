@@ -6,9 +6,9 @@ Each is given to a pool by object, by name or by entry point. None registers its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from ._limits import Costs
+from ._limits import Costs, Limits
 from ._usage import Demand, Usage
 
 if TYPE_CHECKING:
@@ -116,6 +116,25 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Do as `close`."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that serves other processes too, and so learns of what it wasn't told here."""
+
+    def bind(
+        self,
+        limits_for: Callable[[str, str | None, str], Limits],
+        freed: Callable[[Account], bool],
+    ) -> None:
+        """Serve a pool.
+
+        Args:
+            limits_for: the configured limits of an organization or project for a model family.
+            freed: to be called, outside every lock, when an owner has more than its last answer
+                told; returns whether any call waits for that.
+        """
         ...
 
 

@@ -30,7 +30,7 @@ from ._core.flow import (
     settled_by,
 )
 from ._core.health import State
-from ._core.ledger import Settlement
+from ._core.ledger import Account, Settlement
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
 from ._core.scheduler import Grant, Reserve, Scheduler, Wait
@@ -40,7 +40,7 @@ from ._lease import Lease, LeaseContext
 from ._limits import Costs
 from ._outcome import NOTHING, OK, Kind, Outcome
 from ._owners import Organization, Owners
-from ._protocols import Provider, Store, Strategy
+from ._protocols import Provider, SharedStore, Store, Strategy
 from ._status import Counts, Status, status_of
 from ._usage import Demand, Usage
 from .errors import CannotServe, WaitTimeout
@@ -56,7 +56,7 @@ from .events import (
     Waited,
 )
 from .providers import provider as provider_named
-from .stores.memory import MemoryStore
+from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named
 
 R = TypeVar("R")
@@ -78,7 +78,8 @@ class KeyPool:
     Args:
         organizations: the owners, with their keys and limits.
         strategy: a strategy, or the name of one; see `keyfleet.strategies`.
-        store: where buckets live; ``None`` = in this process's memory.
+        store: where buckets live, or the URL of a shared store, such as ``"redis://..."``; see
+            `keyfleet.stores`. ``None`` = in this process's memory.
         retry: when an attempt is repeated, and after how long.
         wait_timeout: seconds that one attempt may wait for headroom.
         max_waiting: calls that may wait at a time.
@@ -94,7 +95,7 @@ class KeyPool:
         organizations: Iterable[Organization],
         *,
         strategy: Strategy | str = "headroom-weighted",
-        store: Store | None = None,
+        store: Store | str | None = None,
         retry: RetryPolicy | None = None,
         wait_timeout: float = WAIT_TIMEOUT,
         max_waiting: int = MAX_WAITING,
@@ -106,7 +107,8 @@ class KeyPool:
         self._owners = owners
         self._providers = {key.provider: provider_named(key.provider) for key in owners.keys}
         self._clock = clock or SystemClock()
-        self._store = store or MemoryStore(owners.limits_for)
+        opened = open_store(store) if isinstance(store, str) else store
+        self._store: Store = opened or MemoryStore(owners.limits_for)
         self._local = self._store.is_local
         self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
         self._wait_timeout = wait_timeout
@@ -124,7 +126,10 @@ class KeyPool:
             family_of=self._family_of,
             strategy=strategy_named(strategy, random) if isinstance(strategy, str) else strategy,
             max_waiting=max_waiting,
+            shared=not self._local,
         )
+        if isinstance(self._store, SharedStore):
+            self._store.bind(owners.limits_for, self._freed_elsewhere)
 
     @classmethod
     def from_config(cls, config: str | os.PathLike[str] | Mapping[str, object]) -> KeyPool:
@@ -435,6 +440,14 @@ class KeyPool:
 
     # Settling
 
+    def sent(self, grant: Grant) -> None:
+        """Take in that a grant's request leaves only now; for leases."""
+        if self._local:
+            with self._lock:
+                self._store.settle(
+                    Settlement(grant.reservation, None, sent=True), self._clock.now()
+                )
+
     def finish(self, settle: Settle, usage: Usage | None = None) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""
         now = self._clock.now()
@@ -477,6 +490,13 @@ class KeyPool:
                 self._regroup(settle, now)
         if freed and scheduler.waiting:
             scheduler.freed(grant.reservation.account, now)
+
+    def _freed_elsewhere(self, account: Account) -> bool:
+        """Wake who waits for an owner, of which a shared store says that it has more."""
+        with self._lock:
+            awaited = self._scheduler.freed(account, self._clock.now())
+        self._tell()
+        return awaited
 
     def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
         """Wake whom it concerns and tell listeners; without the lock."""

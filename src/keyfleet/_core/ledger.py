@@ -119,7 +119,16 @@ class Account:
 class Reservation:
     """The ledger's entry: what was taken, and from which buckets."""
 
-    __slots__ = ("account", "answered", "costs", "expires_at", "marks", "number", "state")
+    __slots__ = (
+        "account",
+        "answered",
+        "costs",
+        "expires_at",
+        "marks",
+        "number",
+        "starts_at",
+        "state",
+    )
 
     def __init__(
         self,
@@ -137,6 +146,8 @@ class Reservation:
         self.expires_at = expires_at
         self.state = State.OPEN
         self.answered = False
+        #: The instant from which it may be used; later than now = it is a booking.
+        self.starts_at = -inf
 
     def __repr__(self) -> str:
         return f"<Reservation {self.number} of {self.account.owner}: {self.state.value}>"
@@ -168,31 +179,54 @@ class Guard:
 
 
 class Claim:
-    """What a store is asked for: costs, on the first account of a ranking that fits."""
+    """What a store is asked for: costs, on the first account of a ranking that fits.
 
-    __slots__ = ("accounts", "costs", "guards")
+    A shared store may *book* where none fits: it takes the costs at once and says from when on they
+    may be used. `books_for`: it may, if that is within so many seconds. `held`: what was booked
+    before, to be exchanged for what begins earlier. `dropped`: what was booked before and is of no
+    use any more, to be given back. A store that doesn't book leaves the three alone.
+    """
+
+    __slots__ = ("accounts", "books_for", "costs", "dropped", "guards", "held")
 
     def __init__(
-        self, accounts: Iterable[Account], costs: Costs, guards: tuple[Guard, ...] = ()
+        self,
+        accounts: Iterable[Account],
+        costs: Costs,
+        guards: tuple[Guard, ...] = (),
+        books_for: float = 0.0,
+        held: Reservation | None = None,
+        dropped: Reservation | None = None,
     ) -> None:
         self.accounts = accounts
         self.costs = costs
         self.guards = guards
+        self.books_for = books_for
+        self.held = held
+        self.dropped = dropped
 
 
 class Short:
     """No account fits now.
 
     `ready_at` is the earliest instant when one will (infinite: when something is released) and
-    `account` that one. At `expires_at` the oldest reservation comes back at the latest.
+    `account` that one. At `expires_at` the oldest reservation comes back at the latest. With a
+    `booking` the costs are taken already, to be used from `ready_at` on.
     """
 
-    __slots__ = ("account", "expires_at", "ready_at")
+    __slots__ = ("account", "booking", "expires_at", "ready_at")
 
-    def __init__(self, account: Account | None, ready_at: float, expires_at: float = inf) -> None:
+    def __init__(
+        self,
+        account: Account | None,
+        ready_at: float,
+        expires_at: float = inf,
+        booking: Reservation | None = None,
+    ) -> None:
         self.account = account
         self.ready_at = ready_at
         self.expires_at = expires_at
+        self.booking = booking
 
 
 class Oversize:
@@ -214,9 +248,10 @@ class Settlement:
 
     `used` is what the provider's limits counted; ``None`` = still in flight, only headers so far.
     `anchors`: the readings tell the state at this request's admission, not a later one.
+    `sent`: nothing but that the request leaves now.
     """
 
-    __slots__ = ("anchors", "outcome", "readings", "reservation", "used")
+    __slots__ = ("anchors", "outcome", "readings", "reservation", "sent", "used")
 
     def __init__(
         self,
@@ -226,12 +261,14 @@ class Settlement:
         outcome: Outcome | None = None,
         *,
         anchors: bool = True,
+        sent: bool = False,
     ) -> None:
         self.reservation = reservation
         self.used = used
         self.readings = readings
         self.outcome = outcome
         self.anchors = anchors
+        self.sent = sent
 
 
 class Ledger:
@@ -342,6 +379,8 @@ class Ledger:
             freed = self._observe(settlement, now)
         if settlement.used is not None and reservation.state is not State.SETTLED:
             freed = self._close(reservation, settlement.used, now) or freed
+        elif settlement.sent and reservation.state is State.OPEN:
+            self._sent(reservation, now)
         if settlement.outcome is not None:
             self._refused(reservation, settlement.outcome, now)
         return freed
@@ -367,6 +406,13 @@ class Ledger:
                 if back > 0:
                     freed = True
         return freed
+
+    def _sent(self, reservation: Reservation, now: float) -> None:
+        waited_for = now - (reservation.expires_at - self._lifetime)
+        for mark in reservation.marks:
+            bucket = mark[0]
+            bucket.refill(now)
+            bucket.sent_late(reservation.costs[bucket.metric], mark, waited_for)
 
     def expire(self, now: float) -> int:
         """Give back what reservations took whose lifetime ended; return how many there were."""
@@ -408,7 +454,7 @@ class Ledger:
             return False
         more = False
         for reading in settlement.readings:
-            mark = _marked(reservation, reading)
+            mark = mark_of(reservation, reading)
             if mark is None:
                 self._learn(reservation, reading, now)
                 continue
@@ -430,7 +476,7 @@ class Ledger:
         from the told level too, so their cost is subtracted here.
         """
         account = reservation.account
-        name = _name(reading)
+        name = name_of(reading)
         if name is None or (reading.project and account.project is None):
             return
         project = account.project if reading.project else None
@@ -486,12 +532,26 @@ class Ledger:
             project=outcome.scope == "project",
         )
         account = reservation.account
-        bucket = _find(account, account.buckets, reading)
+        bucket = bucket_of(account, account.buckets, reading)
         if bucket is None:
             self._learn(reservation, reading, now)
-            return _find(account, account.buckets, reading)
+            return bucket_of(account, account.buckets, reading)
         bucket.refill(now)
         bucket.learn(reading.limit, min(bucket.ceiling, reading.limit))
+        return bucket
+
+    def show(self, account: Account, scope: str, name: str, limit: float, now: float) -> Bucket:
+        """Return the bucket of a limit that another place knows of, made here if need be."""
+        family = "" if name in OWNER_WIDE else account.family
+        bucket = self._buckets.get((scope, family, name))
+        if bucket is None:
+            metric, period = RULES[name]
+            bucket = self._buckets[scope, family, name] = Bucket(
+                scope=scope, name=name, metric=metric, period=period, limit=limit, now=now
+            )
+            for other in self._accounts.values():
+                if scope in (other.organization, other.owner) and family in ("", other.family):
+                    other.buckets = (*other.buckets, bucket)
         return bucket
 
     # Identity
@@ -546,7 +606,7 @@ def _shares(other: Account, account: Account, project: str | None) -> bool:
     return same and (project is None or other.project == project)
 
 
-def _name(reading: Reading) -> str | None:
+def name_of(reading: Reading) -> str | None:
     """Return the limit's name for what headers told; ``None`` where no rule has that period."""
     for name, (metric, period) in RULES.items():
         if metric is reading.metric and period == reading.period:
@@ -554,16 +614,16 @@ def _name(reading: Reading) -> str | None:
     return None
 
 
-def _marked(reservation: Reservation, reading: Reading) -> Mark | None:
+def mark_of(reservation: Reservation, reading: Reading) -> Mark | None:
     """Return the reservation's mark in the bucket that a reading is about."""
-    bucket = _find(reservation.account, [mark[0] for mark in reservation.marks], reading)
+    bucket = bucket_of(reservation.account, [mark[0] for mark in reservation.marks], reading)
     for mark in reservation.marks:
         if mark[0] is bucket:
             return mark
     return None
 
 
-def _find(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:
+def bucket_of(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:
     """Return the bucket that a reading is about; one without a period is told by its limit."""
     if reading.project and account.project is None:
         return None

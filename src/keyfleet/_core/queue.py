@@ -17,6 +17,10 @@ account, calls behind it may pass only where that doesn't delay it: the store ch
 leaves. Only calls smaller than the head in some metric can fit where it doesn't, so only those are
 tried, at most `DEPTH`, and none that is as large as one that was tried and failed.
 
+A store that is shared by processes *books* for a head instead: the costs are taken at once, and the
+head sleeps until they may be used. So no guard is needed, and heads of all processes are served in
+the order in which they asked.
+
 Nobody polls: the head sleeps until its account is ready, the others until they give up; whoever
 gets a grant goes on serving the lane until the next head has to wait, then wakes that one.
 """
@@ -58,6 +62,7 @@ class Ticket:
 
     __slots__ = (
         "avoid",
+        "booking",
         "costs",
         "demand",
         "due_at",
@@ -108,6 +113,8 @@ class Ticket:
         self.error: KeyfleetError | None = None
         #: What the store said when it said no to the first claim.
         self.short: Short | None = None
+        #: What a shared store took for it already, to be used from an instant on.
+        self.booking: Reservation | None = None
         #: Every owner is to be asked, not only those that seem to have enough.
         self.thorough = False
         #: Set by the driver while the call sleeps; may be called from any thread.
@@ -127,6 +134,7 @@ class Lane:
 
     __slots__ = (
         "again",
+        "asking",
         "busy",
         "expires_at",
         "guard",
@@ -153,6 +161,8 @@ class Lane:
         self.busy: Ticket | None = None
         #: The share of reserved tokens that was really used, smoothed.
         self.used = 1.0
+        #: Who asks a shared store to book for it, before it takes its place; one at a time.
+        self.asking: Ticket | None = None
         #: Something was freed while the store was asked: its answer may be too old.
         self.again = False
         #: The calls behind the head that are still to be tried in this round.
@@ -237,6 +247,10 @@ class Lane:
         if tokens:
             share = used[Metric.TOKENS] / tokens
             self.used += SMOOTHING * ((share if share < 1.0 else 1.0) - self.used)
+
+    def comes_first(self, ticket: Ticket) -> bool:
+        """Whether a call that doesn't wait would be the head."""
+        return self.head is None or self.shares.comes_first(ticket)
 
     def may_try(self, ticket: Ticket) -> bool:
         """Whether a call that doesn't wait may be tried: as the head, or to pass it.

@@ -31,10 +31,14 @@ from .health import (
 )
 from .identity import Identities, Regrouping, regrouped
 from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
+from .ledger import State as Open
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
 
 TOKEN_METRICS: Final = frozenset({Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS})
+#: Seconds ahead that a shared store may book for a call. A full bucket refills in a minute, so only
+#: daily limits, and more than five processes that each wait for a whole one, go beyond.
+BOOKS_FOR: Final = 300.0
 #: Seconds of gain below which a sleeping head is not woken to sleep a little less.
 WORTH_WAKING: Final = 0.001
 
@@ -110,12 +114,15 @@ class Scheduler:
         family_of: Callable[[ApiKey, str], str],
         strategy: Strategy,
         max_waiting: int,
+        shared: bool = False,
     ) -> None:
         self._keys = {key.key_id: key for key in keys}
         self._account_of = account_of
         self._family_of = family_of
         self._strategy = strategy
         self._max_waiting = max_waiting
+        #: The store takes time to answer, and serves other processes too.
+        self._shared = shared
         self._routes: dict[tuple[str, str | None], Route] = {}
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._busy_lanes: dict[Lane, None] = {}
@@ -265,9 +272,11 @@ class Scheduler:
         if (self._resting or self._trials) and self._next_change() <= now:
             self._wake_rested(now)
         if ticket.reservation is None and not ticket.waiting and ticket.error is None:
-            if ticket.short is None and lane.may_try(ticket):
+            if ticket.short is None and self._may_try(ticket, now):
                 return self._claim(ticket, now)
             self._queue(ticket, now)
+        if ticket.booking is not None and (lane.busy is None or lane.busy is ticket):
+            self._redeem(ticket, now)
         effect = self._serve(lane, ticket, now)
         if effect is not None:
             return effect
@@ -288,7 +297,10 @@ class Scheduler:
         """
         lane, short = ticket.lane, ticket.short
         if lane.head is ticket:
-            return lane.ready_at
+            # Who is asking the store at present wakes it.
+            return lane.ready_at if lane.busy is lane.asking is None else inf
+        if ticket.booking is not None:  # it was the head, until a more urgent call came
+            return ticket.booking.starts_at
         if short is None or short.ready_at <= now:
             return inf
         lane.ready_at = min(lane.ready_at, short.ready_at)
@@ -300,10 +312,37 @@ class Scheduler:
         lane = ticket.lane
         return ticket.reservation is not None and lane.busy is None and not lane.waiting
 
+    def _may_try(self, ticket: Ticket, now: float) -> bool:
+        lane = ticket.lane
+        if lane.asking is None and lane.comes_first(ticket):
+            return True
+        return lane.may_try(ticket) and self._seems_to_fit(ticket, now)
+
+    def _seems_to_fit(self, ticket: Ticket, now: float) -> bool:
+        """Whether asking the store for a call behind the head is worth a round trip."""
+        ready = ticket.lane.route.ready
+        return not self._shared or any(a.ready_at(ticket.costs, now) <= now for a in ready)
+
+    def _redeem(self, ticket: Ticket, now: float) -> None:
+        """Grant a call what was booked for it, once it may be used."""
+        booking = ticket.booking
+        if booking is None or booking.starts_at > now or ticket.error is not None:
+            return
+        if booking.state is not Open.OPEN:  # lost while it was to be exchanged
+            ticket.booking = None
+            return
+        if self._seat_of(ticket.lane.route, booking.account).position >= 0:
+            self._granted(ticket, booking, now)
+
+    @property
+    def _keeps_frontiers(self) -> bool:
+        """Whether what the store's owners hold is known here, while calls wait."""
+        return bool(self._busy_lanes) and not self._shared
+
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
         lane, frontier = ticket.lane, None
         ready = lane.route.ready_except(ticket.avoid)
-        if self._busy_lanes and ready is lane.route.ready and not ticket.thorough:
+        if self._keeps_frontiers and ready is lane.route.ready and not ticket.thorough:
             if now >= lane.expires_at:
                 lane.route.rest()  # what came back by expiring was told to nobody
             frontier = lane.route.frontier(ticket.costs, now)
@@ -312,6 +351,8 @@ class Scheduler:
         ranking: Iterable[Account] = ready
         if len(ready) > 1:
             ranking = self._strategy.rank(ready, ticket.demand, now)
+        if self._shared:
+            return Reserve(ticket, self._shared_claim(ticket, ranking, now))
         guards: tuple[Guard, ...] = ()
         if self._busy_lanes:
             guards = tuple(
@@ -320,6 +361,19 @@ class Scheduler:
                 if other.guard is not None and other.holds_back(ticket)
             )
         return Reserve(ticket, Claim(ranking, ticket.costs, guards), frontier, ready)
+
+    def _shared_claim(self, ticket: Ticket, ranking: Iterable[Account], now: float) -> Claim:
+        """Only the head's claim may book: one call of a lane, and of a process, at a time."""
+        lane, head = ticket.lane, ticket.lane.head
+        is_first = head is ticket or (lane.asking is None and (head is None or ticket < head))
+        if is_first and head is not ticket:
+            lane.asking = ticket
+        books_for = min(BOOKS_FOR, ticket.gives_up_at - now) if is_first else 0.0
+        held = ticket.booking
+        if held is None or self._seat_of(ticket.lane.route, held.account).position >= 0:
+            return Claim(ranking, ticket.costs, (), books_for, held)
+        ticket.booking = None
+        return Claim(ranking, ticket.costs, (), books_for, None, held)
 
     def _serve(self, lane: Lane, ticket: Ticket, now: float) -> Reserve | None:
         """Return the lane's next claim, if it is due and nobody else serves it."""
@@ -330,7 +384,12 @@ class Scheduler:
             passer = lane.passers.pop()
             if passer.waiting:
                 return self._claim(passer, now)
-        if head is not None and lane.ready_at <= now:
+        while head is not None and head.booking is not None and lane.ready_at <= now:
+            self._redeem(head, now)
+            if head.waiting:
+                break
+            head = lane.head
+        if head is not None and lane.ready_at <= now and lane.asking is None:
             lane.busy = ticket
             return self._claim(head, now)
         if lane.busy is ticket:
@@ -342,6 +401,8 @@ class Scheduler:
     def answered(self, effect: Reserve, answer: Answer, now: float) -> Reservation | None:
         """Take in the store's answer. Returns a reservation that nobody wants, to be released."""
         ticket, frontier = effect.ticket, effect.frontier
+        if ticket.lane.asking is ticket:
+            ticket.lane.asking = None
         match answer:
             case Reservation():
                 if frontier is not None:
@@ -354,6 +415,9 @@ class Scheduler:
             case Short():
                 if frontier is not None:
                     answer = _beyond(frontier, effect, answer, now)
+                if answer.booking is not None and not self._wants(ticket):
+                    return answer.booking
+                ticket.booking = answer.booking
                 if ticket.waiting:
                     self._still_short(ticket, answer, now)
                 else:
@@ -363,9 +427,10 @@ class Scheduler:
         return None
 
     def _granted(self, ticket: Ticket, reservation: Reservation, now: float) -> Reservation | None:
-        if ticket.left or ticket.error is not None or ticket.reservation is not None:
+        if not self._wants(ticket):
             return reservation
         ticket.reservation = reservation
+        ticket.booking = None
         lane = ticket.lane
         if ticket.waiting:
             self._unqueue(ticket)
@@ -375,6 +440,10 @@ class Scheduler:
         ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
         ticket.key = self._key_of(ticket.seat, now)
         return None
+
+    @staticmethod
+    def _wants(ticket: Ticket) -> bool:
+        return not ticket.left and ticket.error is None and ticket.reservation is None
 
     def _still_short(self, ticket: Ticket, answer: Short, now: float) -> None:
         lane = ticket.lane
@@ -387,7 +456,8 @@ class Scheduler:
             return
         if lane.again:
             lane.again = False
-            return
+            if answer.booking is None:
+                return
         lane.ready_at = look_at
         lane.expires_at = answer.expires_at
         lane.guard = None
@@ -396,7 +466,8 @@ class Scheduler:
         if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
             self._fail(ticket, self._too_late(ticket, now))
             return
-        lane.passers = list(lane.candidates_to_pass(now))[::-1]
+        passers = lane.candidates_to_pass(now)
+        lane.passers = [one for one in passers if self._seems_to_fit(one, now)][::-1]
 
     def _fail(self, ticket: Ticket, error: TooLarge | WaitTimeout | NoUsableKey) -> None:
         ticket.error = error
@@ -491,9 +562,12 @@ class Scheduler:
             self._unqueue(ticket)
         if lane.busy is ticket:
             lane.busy = None
+        if lane.asking is ticket:
+            lane.asking = None
         if lane.head is not None:
             self._hurry(lane, now if ticket.reservation is not None else lane.ready_at)
-        reservation, ticket.reservation = ticket.reservation, None
+        reservation, ticket.reservation = ticket.reservation or ticket.booking, None
+        ticket.booking = None
         if ticket.seat is not None:
             self._abandon(ticket.seat, now)
         return reservation
@@ -509,9 +583,14 @@ class Scheduler:
 
     # What comes back
 
-    def freed(self, account: Account, now: float) -> None:
-        """Look whether a waiting head fits earlier, after something came back to an owner."""
+    def freed(self, account: Account, now: float) -> bool:
+        """Look whether a waiting head fits earlier, after something came back to an owner.
+
+        Returns whether any call waits for that owner.
+        """
+        awaited = False
         for lane in self._busy_lanes:
+            awaited = awaited or account.organization in lane.route.kin
             lane.route.came_back(account.organization, now)
             if lane.busy is not None:
                 lane.again = True
@@ -522,6 +601,7 @@ class Scheduler:
             earliest = min(ready, default=inf)
             if earliest < lane.ready_at - WORTH_WAKING:
                 self._hurry(lane, earliest)
+        return awaited
 
     def _hurry(self, lane: Lane, at: float) -> None:
         lane.ready_at = min(lane.ready_at, at)
@@ -701,7 +781,7 @@ class Scheduler:
         lane, route = ticket.lane, ticket.lane.route
         if ticket.short is not None:
             soonest = ticket.short.ready_at
-        elif self._busy_lanes and (frontier := route.frontier(ticket.costs, now)) is not None:
+        elif self._keeps_frontiers and (frontier := route.frontier(ticket.costs, now)) is not None:
             soonest = frontier.first()[0]
         else:
             soonest = min((a.ready_at(ticket.costs, now) for a in route.ready), default=inf)

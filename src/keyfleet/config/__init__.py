@@ -28,7 +28,9 @@ from tenacity import stop_after_attempt, wait_exponential
 from .._core.retry import RetryPolicy
 from .._keys import Secret
 from .._owners import ModelLimits, Organization, Project
+from .._protocols import Store
 from ..errors import ConfigError
+from ..stores import open_store
 from ._references import ReadableSecretWarning, resolve
 from ._schema import (
     ConfigTable,
@@ -36,6 +38,7 @@ from ._schema import (
     OrganizationTable,
     ProjectTable,
     RetryTable,
+    StoreTable,
     json_schema,
     refusal,
 )
@@ -54,6 +57,7 @@ class PoolArguments(TypedDict):
     retry: RetryPolicy
     wait_timeout: NotRequired[float]
     max_waiting: NotRequired[int]
+    store: NotRequired[Store]
 
 
 def load(config: Mapping[str, object] | Path) -> PoolArguments:
@@ -79,6 +83,10 @@ def load(config: Mapping[str, object] | Path) -> PoolArguments:
         arguments["wait_timeout"] = table.wait.timeout
     if table.wait.max_waiting is not None:
         arguments["max_waiting"] = table.wait.max_waiting
+    with _located("store", source):
+        store = _store(table.store)
+    if store is not None:
+        arguments["store"] = store
     return arguments
 
 
@@ -224,6 +232,23 @@ def _policy(table: RetryTable) -> RetryPolicy:
         wait=wait_exponential(multiplier=table.first_delay, max=table.max_delay),
         stop=stop_after_attempt(table.attempts),
         jitter=partial(random.uniform, 0.0),
+    )
+
+
+def _store(given: str | StoreTable) -> Store | None:
+    table = given if isinstance(given, StoreTable) else StoreTable(url=given)
+    url = table.url
+    if url.startswith("env:"):
+        url = os.environ.get(url.removeprefix("env:"), "")
+        if not url:
+            raise ConfigError(
+                f"the variable {table.url.removeprefix('env:')} is not set",
+                cure="Set it to the URL of the store",
+            )
+    options = {"lifetime": table.lifetime, "timeout": table.timeout}
+    known = {name: value for name, value in options.items() if value is not None}
+    return (
+        open_store(url) if url == "memory" else open_store(url, namespace=table.namespace, **known)
     )
 
 

@@ -37,8 +37,10 @@ from ..strategies import strategy
 SCHEMA_ID: Final = "keyfleet.schema.json"
 #: Fields whose text may stand in an error; any other text might be a secret.
 _SHOWN: Final = frozenset({"name", "provider", "base_url", "strategy"})
+#: The schemes of shared stores.
+STORES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 #: Members of a union that pydantic adds to the place of an error.
-_TAGS: Final = frozenset({"<number>", "<table>"})
+_TAGS: Final = frozenset({"<number>", "<table>", "<text>"})
 
 
 # Checks of single values
@@ -104,14 +106,21 @@ def _base_url(value: str) -> str:
 
 
 def _store(value: str) -> str:
-    if value == "memory":
-        return value
     scheme, separator, _ = value.partition("://")  # the rest may hold a password
+    if value == "memory" or value.startswith("env:") or (separator and scheme in STORES):
+        return value
     shown = f"{scheme}://..." if separator else repr(value[:20])
+    known = ", ".join(f"{one}://" for one in STORES)
     raise ConfigError(
-        f"store {shown} is not known: this version has only the store in memory",
-        cure='Write store = "memory", or leave it out; give each process its share of the limits',
+        f"store {shown} is not known",
+        cure=f'Write store = "memory", "env:NAME" or a URL of a shared store: {known}',
     )
+
+
+def _namespace(value: str) -> str:
+    if not value:
+        raise ConfigError("the namespace is empty", cure="Leave it out, or name it")
+    return value
 
 
 Amount = Annotated[
@@ -245,6 +254,31 @@ class RetryTable(Table):
     max_delay: Seconds = Field(default=30.0, description="No delay is longer, in seconds.")
 
 
+StoreUrl = Annotated[str, AfterValidator(_store)]
+
+
+class StoreTable(Table):
+    """A store that processes and machines share."""
+
+    url: StoreUrl = Field(description="redis://..., or env:NAME of a variable that holds it.")
+    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+        default="default", description="Fleets of one server with other names are apart."
+    )
+    lifetime: Seconds | None = Field(
+        default=None,
+        description="Seconds after which what a dead process held comes back; 900 when left out.",
+    )
+    timeout: Seconds | None = Field(
+        default=None, description="Seconds to wait for the server's answer; 2 when left out."
+    )
+
+
+StoreField = Annotated[
+    Annotated[StoreUrl, Tag("<text>")] | Annotated[StoreTable, Tag("<table>")],
+    Discriminator(lambda value: "<table>" if isinstance(value, Mapping) else "<text>"),
+]
+
+
 class ConfigTable(Table):
     """The configuration of a fleet of keys: keyfleet.toml."""
 
@@ -253,9 +287,10 @@ class ConfigTable(Table):
         description="round-robin, least-used, headroom-weighted, an entry point's name, "
         "or package.module:Class.",
     )
-    store: Annotated[
-        str, AfterValidator(_store), WithJsonSchema({"type": "string", "enum": ["memory"]})
-    ] = Field(default="memory", description="Where buckets live.")
+    store: StoreField = Field(
+        default="memory",
+        description="Where buckets live: memory, or the URL of a store that processes share.",
+    )
     wait: WaitTable = Field(default=WaitTable(), description="Waiting for headroom.")
     retry: RetryTable = Field(default=RetryTable(), description="Attempts and their delays.")
     organizations: list[OrganizationTable] = Field(default=[], description="The fleet.")

@@ -1,0 +1,53 @@
+-- Makes two organizations one: what both spent adds up, and calls in flight still settle.
+-- Units: see bucket.lua, which stands before it; keys: see step.lua.
+--
+-- KEYS[1] the prefix of the one that goes, KEYS[2] of the one that stays. ARGV[1] numbers, as in
+-- step.lua; [2] the name of the one that stays.
+
+local from, into = KEYS[1], KEYS[2]
+
+local function merge_hash(family)
+  local gone, stays = hash(from, family), hash(into, family)
+  for _, name in ipairs(gone.names) do
+    local other, b = bucket(gone, name), bucket(stays, name)
+    if b then
+      learn(b, min(b.limit, other.limit), min(b.ceiling, other.ceiling))
+      local spent = min(0, other.level - other.capacity + other.booked)
+      b.level = b.level + floor(spent / other.scale * b.scale)
+      b.pending = b.pending + other.pending
+    else
+      b = new_bucket(stays, name, other.metric, other.period, other.limit, other.ceiling,
+        other.configured, other.burst)
+      for key, value in pairs(other) do
+        if key ~= 'hash' then b[key] = value end
+      end
+      b.booked = 0
+    end
+    b.booked = b.booked + other.booked
+    b.until_at = max(b.until_at, other.until_at)
+    b.level = min(b.level, b.capacity - b.booked)
+    touch(b)
+  end
+  call('DEL', gone.key)
+end
+
+if call('HEXISTS', from .. 'o', '>') == 1 then return 0 end
+for _, family in ipairs(call('SMEMBERS', from .. 'n')) do merge_hash(family) end
+merge_hash(nil)
+save()
+
+local records = call('HGETALL', from .. 'r')
+for i = 1, #records, 2 do call('HSET', into .. 'r', records[i], records[i + 1]) end
+for _, kind in ipairs({ 'x', 't' }) do
+  local scores = call('ZRANGE', from .. kind, 0, -1, 'WITHSCORES')
+  for i = 1, #scores, 2 do call('ZADD', into .. kind, scores[i + 1], scores[i]) end
+end
+for _, kind in ipairs({ 'r', 'x', 't' }) do
+  local left = call('PTTL', from .. kind)
+  if left > call('PTTL', into .. kind) then call('PEXPIRE', into .. kind, left) end
+  call('DEL', from .. kind)
+end
+call('DEL', from .. 'n', from .. 'w')
+call('HSET', from .. 'o', '>', ARGV[2])
+call('PEXPIRE', from .. 'o', KEPT_FOR)
+return 1

@@ -1,0 +1,513 @@
+-- One step of a fleet's shared ledger: take in what calls used, then reserve for one call.
+-- Units: see bucket.lua, which stands before it. Durations that come in or go out: microseconds.
+--
+-- KEYS[i]: an organization's prefix, `keyfleet:1:<namespace>:{<organization>}:`. Below it
+--   o            hash: buckets over all models (concurrent, spend), `>` = merged into another
+--   f:<family>   hash: buckets of a model family, as `tpm` or `tpm@project`; `!` = nothing before
+--   r            hash: reservations by id
+--   x            sorted set: ids by the instant when something is due: a booking's start, an expiry
+--   t            sorted set: ids of expired reservations by the instant when they are forgotten
+--   n            set: the families that have a hash
+--   w            sorted set: processes that wait for a slot, by arrival
+-- First come the candidates' prefixes, in the order of the ranking, then those of settlements, then
+-- that of a held booking (or any other), and last a prefix below which stands
+--   s:<process>  string: the number of the last batch of settlements that was taken in.
+--
+-- ARGV[1] numbers; [2] the process; [3] the reservation's id; [4] the id of a booking that is held,
+-- or nothing; then a blob for each candidate, then its levels if `create`, then three for each
+-- settlement: id, numbers and readings, the account's blob.
+--
+-- The answer: numbers (what, which candidate, after how long, when something expires), a name, the
+-- settlements that made room (a byte each), the moved ones (`3=target`), then for each account that
+-- was looked at its buckets' names and their numbers, see VIEW.
+--
+-- It mirrors `keyfleet/_core/ledger.py`, where the theory stands.
+
+local RECORD = '>BBdddddddddss'
+local VIEW = '>dddddddd'
+local AT_ONCE = 32 -- how many due reservations one step takes care of
+
+-- Accounts: an owner's buckets for a family, those it finds and those that are configured
+
+local function in_scope(name, project)
+  local mark = string.find(name, '@', 1, true)
+  return not mark or (project ~= '' and string.sub(name, mark + 1) == project)
+end
+
+local function account(base, blob, levels)
+  local family, project, count, position = unpack('>ssB', blob)
+  local wide, own = hash(base), hash(base, family)
+  local a = { base = base, family = family, project = project, wide = wide, own = own, names = {} }
+  a.moved = wide.plain['>']
+  if a.moved then return a end
+  local name, metric, period, amount, burst
+  for i = 1, count do
+    name, metric, period, amount, burst, position = unpack('>sBddd', blob, position)
+    local h = metric >= SLOTS and wide or own
+    local b = bucket(h, name)
+    if not b then
+      a.missing = true
+      if levels then
+        b = new_bucket(h, name, metric, period, amount, amount, amount, burst)
+        b.level = min(b.capacity, floor(unpack('>d', levels, i * 8 - 7) * b.scale + 0.5))
+      end
+    elseif b.configured ~= amount or b.burst ~= burst then
+      local limit, ceiling = b.limit, b.ceiling
+      if b.configured < 0 or limit >= min(b.configured, amount) then
+        limit, ceiling = amount, amount
+      end
+      b.configured, b.burst = amount, burst
+      set_limit(b, limit, ceiling)
+      correct(b, 0)
+      touch(b)
+    end
+  end
+  for _, h in ipairs({ own, wide }) do
+    for _, found in ipairs(h.names) do
+      if in_scope(found, project) then
+        a[#a + 1] = bucket(h, found)
+        a.names[#a.names + 1] = found
+      end
+    end
+  end
+  local mark = project == '' and '!' or '!@' .. project
+  a.not_before = tonumber(own.plain[mark] or 0)
+  return a
+end
+
+local function keep_away(a, after)
+  local mark = a.project == '' and '!' or '!@' .. a.project
+  a.not_before = max(a.not_before, now + after)
+  a.own.plain[mark] = string.format('%.0f', a.not_before)
+  a.own.dirty[mark] = a.own.plain[mark]
+end
+
+-- Reservations
+
+local OPEN, BOOKED, EXPIRED = 0, 1, 2
+
+local function record(base, id)
+  local packed = call('HGET', base .. 'r', id)
+  if not packed then return nil end
+  local r = { base = base, id = id, costs = {} }
+  local c = r.costs
+  local names
+  r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
+    r.family, names = unpack(RECORD, packed)
+  r.names = names
+  return r
+end
+
+local function write_record(r)
+  local c = r.costs
+  call('HSET', r.base .. 'r', r.id, pack(RECORD, r.state, r.answered, r.expires_at, r.until_at,
+    c[0], c[1], c[2], c[3], c[4], c[5], c[6], r.family, r.names))
+end
+
+local function each_bucket(r)
+  local found = {}
+  for name in string.gmatch(r.names, '[^,]+') do
+    local b = bucket(hash(r.base, r.family), name) or bucket(hash(r.base), name)
+    if b then found[#found + 1] = b end
+  end
+  return found
+end
+
+local function forget_booking(r, b)
+  if r.state == BOOKED then b.booked = max(0, b.booked - amount_of(b, r.costs[b.metric])) end
+end
+
+local function answer(r, b)
+  if r.answered == 0 then b.pending = max(0, b.pending - amount_of(b, r.costs[b.metric])) end
+end
+
+-- Wakes as many of the processes that wait as there are slots. Who doesn't listen has gone.
+local function tell_waiting(base, b)
+  local free = floor(b.level / b.scale)
+  local key, told = base .. 'w', 0
+  while told < free do
+    local waiting = call('ZRANGE', key, told, told)[1]
+    if not waiting then return end
+    if waiting == process and candidates > 0 then
+      told = told + 1
+    elseif call('PUBLISH', KEYS[#KEYS] .. 'w:' .. waiting, base) > 0 then
+      told = told + 1
+    else
+      call('ZREM', key, waiting)
+    end
+  end
+end
+
+local function return_all(r)
+  for _, b in ipairs(each_bucket(r)) do
+    forget_booking(r, b)
+    answer(r, b)
+    give_back(b, amount_of(b, r.costs[b.metric]))
+    touch(b)
+    if b.metric == SLOTS then tell_waiting(r.base, b) end
+  end
+end
+
+local function lasts_for(key, microseconds)
+  call('PEXPIRE', key, ceil(microseconds / 1000))
+end
+
+-- Begins bookings and ends lifetimes that are due.
+local swept = {}
+local function sweep(base)
+  if swept[base] then return end
+  swept[base] = true
+  local ids = call('ZRANGEBYSCORE', base .. 'x', '-inf', now, 'LIMIT', 0, AT_ONCE)
+  local expired = false
+  for _, id in ipairs(ids) do
+    local r = record(base, id)
+    if not r then
+      call('ZREM', base .. 'x', id)
+    elseif r.state == BOOKED and r.expires_at > now then
+      for _, b in ipairs(each_bucket(r)) do
+        forget_booking(r, b)
+        touch(b)
+      end
+      r.state = OPEN
+      write_record(r)
+      call('ZADD', base .. 'x', r.expires_at, id)
+    else
+      return_all(r)
+      r.state, r.answered, expired = EXPIRED, 1, true
+      write_record(r)
+      call('ZREM', base .. 'x', id)
+      call('ZADD', base .. 't', now + keep, id)
+    end
+  end
+  if expired then
+    lasts_for(base .. 't', 2 * keep)
+    local old = call('ZRANGEBYSCORE', base .. 't', '-inf', now, 'LIMIT', 0, AT_ONCE)
+    for _, id in ipairs(old) do
+      call('ZREM', base .. 't', id)
+      call('HDEL', base .. 'r', id)
+    end
+  end
+end
+
+local function delete(r)
+  call('HDEL', r.base .. 'r', r.id)
+  call('ZREM', r.base .. (r.state == EXPIRED and 't' or 'x'), r.id)
+end
+
+local function take(a, id, after)
+  local r = {
+    base = a.base, id = id, costs = costs, family = a.family, names = table.concat(a.names, ','),
+    state = after > 0 and BOOKED or OPEN, answered = 0, until_at = now + after,
+    expires_at = now + after + lifetime,
+  }
+  for _, b in ipairs(a) do
+    local amount = amount_of(b, costs[b.metric])
+    b.pending_before = b.pending
+    b.level = b.level - amount
+    b.taken = b.taken + amount
+    b.pending = b.pending + amount
+    if after > 0 then
+      b.booked = b.booked + amount
+      b.until_at = max(b.until_at, now + after)
+    end
+    touch(b)
+  end
+  write_record(r)
+  call('ZADD', a.base .. 'x', after > 0 and now + after or r.expires_at, id)
+  local lasts = lifetime + after + keep
+  lasts_for(a.base .. 'r', lasts + keep)
+  lasts_for(a.base .. 'x', lasts + keep)
+end
+
+local function release(base, id)
+  local r = record(base, id)
+  if not r then return end
+  return_all(r)
+  delete(r)
+end
+
+-- Settlements
+
+local freed, settling = {}, 0
+
+-- Makes the bucket of a limit that an answer told and nobody knew.
+local function learn_new(a, name, reading, id)
+  local h = reading.metric >= SLOTS and a.wide or a.own
+  if name == '' or bucket(h, name) then return nil end
+  local ceiling = reading.burst >= 0 and reading.burst or reading.limit
+  local b = new_bucket(h, name, reading.metric, reading.period, reading.limit, ceiling, -1, -1)
+  -- Calls made later than the answered one are missing from the told level too.
+  local mine = record(a.base, id)
+  local since = mine and mine.expires_at or now
+  local later = 0
+  local ids = call('ZRANGEBYSCORE', a.base .. 'x', '(' .. string.format('%.0f', since), '+inf',
+    'LIMIT', 0, 1000)
+  for _, other in ipairs(ids) do
+    local r = record(a.base, other)
+    if r and r.family == a.family then later = later + r.costs[reading.metric] end
+  end
+  b.level = min(floor((reading.level - later) * b.scale) - (floor(ceiling * b.scale) - b.capacity),
+    b.capacity)
+  a[#a + 1] = b
+  a.names[#a.names + 1] = name
+  return b
+end
+
+local function anchor(b, told, mark, flew_for, upward)
+  local lead = floor(b.ceiling * b.scale) - b.capacity
+  local wrong = floor(told * b.scale) - lead - floor(mark.level * b.scale)
+    - (b.corrected - floor(mark.corrected * b.scale + 0.5))
+  local at_most = wrong + b.taken - floor(mark.taken * b.scale + 0.5)
+  local at_least = wrong - floor(mark.pending * b.scale + 0.5)
+  if b.gain > 0 then at_least = at_least - flew_for * b.gain / b.period end
+  if at_most < 0 then
+    correct(b, at_most)
+  elseif at_least > 0 and upward then
+    correct(b, floor(at_least))
+  end
+end
+
+local function observe(a, r, id, text, position, count, anchors, flew_for)
+  for _ = 1, count do
+    local reading, mark, name, marked = {}, {}, nil, nil
+    name, reading.metric, reading.period, reading.limit, reading.level, reading.burst, marked,
+      mark.level, mark.corrected, mark.pending, mark.taken, position =
+      unpack('>sBddddBdddd', text, position)
+    local b = bucket(reading.metric >= SLOTS and a.wide or a.own, name)
+    if not b then
+      learn_new(a, name, reading, id)
+    elseif marked == 1 and r and r.answered == 0 then
+      local before = b.level
+      learn(b, reading.limit, reading.burst >= 0 and reading.burst or reading.limit)
+      if anchors == 1 then anchor(b, reading.level, mark, flew_for, reading.limit <= b.limit) end
+      if b.level > before then freed[#freed + 1] = string.char(settling) end
+      touch(b)
+    end
+  end
+  return position
+end
+
+local function refuse(a, id, text, position)
+  local kind, after, name, cost, reading = nil, nil, nil, nil, {}
+  kind, after, name, cost, reading.metric, reading.period, reading.limit, reading.level =
+    unpack('>BdsdBddd', text, position)
+  reading.burst = -1
+  if kind == 1 then
+    for _, b in ipairs(a) do
+      b.throttle = max(b.throttle / 2, 1 / 64)
+      derive(b)
+      touch(b)
+    end
+    keep_away(a, after)
+    return
+  end
+  local b = name ~= '' and bucket(reading.metric >= SLOTS and a.wide or a.own, name) or nil
+  if b then
+    learn(b, reading.limit, min(b.ceiling, reading.limit))
+  elseif name ~= '' then
+    b = learn_new(a, name, reading, id)
+  end
+  if not b then
+    keep_away(a, after)
+    return
+  end
+  if b.gain > 0 then
+    local need = min(amount_of(b, cost), b.capacity)
+    local level = floor(need - b.gain * (after + MARGIN * 1e6) / b.period)
+    if level < b.level then correct(b, level - b.level) end
+    touch(b)
+  end
+end
+
+local function settle(base, id, text, blob)
+  local used, held = {}, {}
+  local ended, expired, anchors, flew_for, count, refused, position
+  ended, expired, anchors, flew_for, count, refused, used[0], used[1], used[2], used[3], used[4],
+    used[5], used[6], held[0], held[1], held[2], held[3], held[4], held[5], held[6], position =
+    unpack('>BBBdBBdddddddddddddd', text)
+  sweep(base)
+  local a = account(base, blob, nil)
+  if a.moved then return a.moved end
+  local r = record(base, id)
+  if count > 0 then
+    position = observe(a, r, id, text, position, count, anchors, flew_for)
+    if r and r.answered == 0 then
+      for _, b in ipairs(each_bucket(r)) do
+        answer(r, b)
+        touch(b)
+      end
+      r.answered = 1
+      if ended == 0 then write_record(r) end
+    end
+  end
+  if ended == 1 then
+    local found = r and each_bucket(r) or a
+    for _, b in ipairs(found) do
+      local back = amount_of(b, held[b.metric])
+      if r then
+        forget_booking(r, b)
+        answer(r, b)
+        if r.state == EXPIRED then back = 0 end
+      elseif expired == 1 then
+        back = 0
+      end
+      back = back - amount_of(b, used[b.metric])
+      if back ~= 0 then give_back(b, back) end
+      touch(b)
+      if back > 0 and b.metric == SLOTS then tell_waiting(base, b) end
+    end
+    if r then delete(r) end
+  end
+  if refused == 1 then refuse(a, id, text, position) end
+  return nil
+end
+
+-- The claim
+
+local GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = 0, 1, 2, 3, 4, 5
+
+local function wait_of(a)
+  local after, never = max(0, a.not_before - now), nil
+  for _, b in ipairs(a) do
+    local cost = costs[b.metric]
+    if cost > 0 then
+      local longer, too_large = wait_for(b, cost)
+      if too_large then never = b end
+      if b.metric == SLOTS then a.has_slots = true end
+      if b.metric == SLOTS and longer == 0 and waits == 1 then
+        -- Who came before gets the free slots first.
+        local rank = call('ZRANK', a.base .. 'w', process) or call('ZCARD', a.base .. 'w')
+        if b.level < amount_of(b, cost) + rank * b.scale then longer = FOREVER end
+      end
+      if longer > after then after = longer end
+    end
+  end
+  return after, never
+end
+
+local seen = {} -- the accounts that were looked at, for the answer
+
+local function stop_waiting()
+  for i = 1, candidates do call('ZREM', KEYS[i] .. 'w', process) end
+end
+
+local function granted(i, after)
+  if waited == 1 then stop_waiting() end
+  return GRANTED, i, after, ''
+end
+
+-- Returns the answer to the same claim that was asked before, if its answer was lost on the way.
+local function once_more(id)
+  for i = 1, candidates do
+    local r = record(KEYS[i], id)
+    if r then
+      seen = { account(KEYS[i], ARGV[4 + i], nil) }
+      return granted(i, r.state == BOOKED and max(0, r.until_at - now) or 0)
+    end
+  end
+end
+
+local function reserve(id, held)
+  local best, best_after, best_at, largest, largest_at = nil, FOREVER + 1, 0, nil, 0
+  local may_fit, before, holder = false, horizon, KEYS[#KEYS - 1]
+  if held ~= '' then -- only what begins earlier is better
+    local r = record(holder, held)
+    if r then before = min(horizon, r.until_at - now - 1) else held = '' end
+  end
+  for i = 1, candidates do
+    sweep(KEYS[i])
+    local a = account(KEYS[i], ARGV[4 + i], create == 1 and ARGV[4 + candidates + i] or nil)
+    if a.moved then return MOVED, i, 0, a.moved end
+    if a.missing and create == 0 then return MISSING, i, 0, '' end
+    seen[i] = a
+    local after, never = wait_of(a)
+    if after == 0 then
+      take(a, id, 0)
+      if held ~= '' then release(holder, held) end
+      return granted(i, 0)
+    end
+    if never then
+      if not largest or never.limit > largest.limit then largest, largest_at = never, i end
+    else
+      may_fit = true
+      if not best or after < best_after then best, best_after, best_at = a, after, i end
+    end
+  end
+  if largest and not may_fit then return OVERSIZE, largest_at, 0, largest.name end
+  if best and best_after <= before then
+    take(best, id, best_after)
+    if held ~= '' then release(holder, held) end
+    return granted(best_at, best_after)
+  end
+  if waits == 1 then
+    for _, a in ipairs(seen) do
+      if a.has_slots then
+        call('ZADD', a.base .. 'w', 'NX', now, process)
+        lasts_for(a.base .. 'w', keep)
+      end
+    end
+  end
+  return SHORT, best_at, best and best_after or FOREVER, ''
+end
+
+local function next_expiry()
+  local soonest = FOREVER
+  for i = 1, candidates do
+    local first = call('ZRANGE', KEYS[i] .. 'x', 0, 0, 'WITHSCORES')
+    if first[2] then soonest = min(soonest, first[2] - now) end
+  end
+  return soonest
+end
+
+-- The step
+
+local what, which, after, name = NOTHING, 0, 0, ''
+local first = 4 + candidates * (1 + create)
+local moved = {}
+
+local function take_in()
+  if batch >= 0 then
+    local key = KEYS[#KEYS] .. 's:' .. process
+    if tonumber(call('GET', key) or -1) >= batch then return end
+    call('SET', key, string.format('%.0f', batch), 'PX', ceil((lifetime + keep) / 1000))
+  end
+  for j = 1, settlements do
+    local at = first + 3 * (j - 1)
+    settling = j
+    local target = settle(KEYS[candidates + j], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    if target then moved[#moved + 1] = j .. '=' .. target end
+  end
+end
+
+if settlements > 0 then take_in() end
+if candidates > 0 then
+  if again == 1 then what, which, after, name = once_more(ARGV[3]) end
+  if again == 0 or not what then what, which, after, name = reserve(ARGV[3], ARGV[4]) end
+end
+if waited == 1 and candidates == 0 then -- nobody waits here any more: the next one's turn
+  local base = KEYS[#KEYS - 1]
+  call('ZREM', base .. 'w', process)
+  local wide = hash(base)
+  for _, name_of_slots in ipairs(wide.names) do
+    local b = bucket(wide, name_of_slots)
+    if b.metric == SLOTS then tell_waiting(base, b) end
+  end
+end
+save()
+
+local expires_after = what == SHORT and next_expiry() or 0
+local reply = {
+  pack('>dddd', what, which, after, expires_after), name, table.concat(freed), table.concat(moved, ';'),
+}
+for i, a in ipairs(seen) do
+  local numbers = {}
+  for k, b in ipairs(a) do
+    local scale = b.scale
+    numbers[k] = pack(VIEW, b.level / scale, b.limit, b.ceiling, b.corrected / scale,
+      (b.pending_before or b.pending) / scale, b.taken / scale, b.throttle,
+      b.configured < 0 and 1 or 0)
+  end
+  reply[#reply + 1] = table.concat(a.names, ',')
+  reply[#reply + 1] = table.concat(numbers)
+end
+return reply

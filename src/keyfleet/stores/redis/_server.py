@@ -1,0 +1,232 @@
+"""The way to a server: addresses, connections for threads and event loops, errors.
+
+The one module that names redis-py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from threading import Lock
+from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit
+from weakref import WeakKeyDictionary
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as TimedOut
+from redis.retry import Retry
+
+from ...errors import ConfigError, StoreError
+
+_LUA: Final = files("keyfleet.stores").joinpath("_lua")
+
+
+class Script:
+    """A script as the server keeps it: its text, and the digest by which it is called."""
+
+    def __init__(self, name: str) -> None:
+        parts = ("bucket.lua", name)
+        self.text = "\n".join(_LUA.joinpath(part).read_text("utf-8") for part in parts)
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+STEP: Final = Script("step.lua")
+MERGE: Final = Script("merge.lua")
+#: Connections of one process, and of each event loop: a step takes well under a millisecond.
+CONNECTIONS: Final = 32
+
+_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+
+Reply = list[bytes]
+Part = str | bytes
+
+
+class Lost(StoreError):
+    """No answer came: whether the step was done is not known."""
+
+
+class Server:
+    """A Redis or Valkey server, the master that sentinels know, or a cluster.
+
+    Args:
+        url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` over TLS, ``unix://path``,
+            ``redis+sentinel://host:port,host:port/service[/db]``, ``redis+cluster://host:port,...``.
+        timeout: seconds to wait for a connection or an answer.
+
+    Raises:
+        ConfigError: the URL has another form. It is not shown, since it may hold a password.
+    """
+
+    def __init__(self, url: str, *, timeout: float) -> None:
+        scheme = url.partition("://")[0]
+        if scheme not in _SCHEMES or "://" not in url:
+            raise ConfigError(
+                "the store's URL has no scheme that is known",
+                cure=f"Known: {', '.join(one + '://' for one in _SCHEMES)}",
+            )
+        self.is_cluster = scheme == "redis+cluster"
+        self._scheme = scheme
+        self._url = url
+        self._timeout = timeout
+        self._options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
+        self._lock = Lock()  # guards the clients
+        self._client: Any = None
+        #: For each loop its client, and what closes that with the loop.
+        self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Any]]
+        self._aclients = WeakKeyDictionary()
+        try:
+            self._addresses()
+        except ValueError as error:
+            raise ConfigError(
+                f"the store's URL can't be read ({type(error).__name__})",
+                cure="Write it like redis://host:6379/0, redis+sentinel://host:26379/service",
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"<Server {self._scheme}://...>"
+
+    # Clients
+
+    def _addresses(self) -> tuple[list[tuple[str, int]], dict[str, Any], str]:
+        """Return hosts, what to log in with, and the service of sentinels."""
+        parts = urlsplit(self._url)
+        hosts = []
+        default = 26379 if self._scheme == "redis+sentinel" else 6379
+        for address in parts.netloc.rpartition("@")[2].split(","):
+            one = urlsplit(f"//{address}")
+            hosts.append((one.hostname or "localhost", one.port or default))
+        service, _, db = parts.path.strip("/").partition("/")
+        options: dict[str, Any] = {}
+        user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
+        if colon:
+            options["password"] = unquote(password)
+        if user:
+            options["username"] = unquote(user)
+        if self._scheme == "redis+sentinel":
+            if not service:
+                raise ValueError("no service")
+            if db:
+                options["db"] = int(db)
+        return hosts, options, service
+
+    def _make(self, of: Any, nothing: Any) -> Any:
+        """Return a client of `redis` or of `redis.asyncio`: they have the same names."""
+        options = {**self._options, "retry": nothing}
+        if self._scheme == "redis+sentinel":
+            hosts, login, service = self._addresses()
+            sentinel = of.sentinel.Sentinel(hosts, sentinel_kwargs=self._options, **options)
+            return sentinel.master_for(service, **login)
+        if self._scheme == "redis+cluster":
+            hosts, login, _ = self._addresses()
+            nodes = [of.cluster.ClusterNode(host, port) for host, port in hosts]
+            return of.cluster.RedisCluster(startup_nodes=nodes, **self._options, **login)
+        pool = of.BlockingConnectionPool.from_url(
+            self._url, max_connections=CONNECTIONS, timeout=self._timeout, **options
+        )
+        return of.Redis.from_pool(pool)
+
+    def client(self) -> Any:
+        """Return the client for threads."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._make(redis, Retry(NoBackoff(), 0))
+            return self._client
+
+    async def aclient(self) -> Any:
+        """Return the client of the running event loop: connections belong to one."""
+        loop = asyncio.get_running_loop()
+        found = self._aclients.get(loop)
+        if found is not None:
+            return found[0]
+        nothing = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        client = self._make(redis.asyncio, nothing)
+        guard = self._closed_with(loop, client)
+        with self._lock:
+            for other in [other for other in self._aclients if other.is_closed()]:
+                del self._aclients[other]
+            self._aclients[loop] = client, guard
+        await anext(guard)
+        return client
+
+    async def _closed_with(
+        self, loop: asyncio.AbstractEventLoop, client: Any
+    ) -> AsyncGenerator[None]:
+        """Wait suspended until the loop ends, which shuts its generators down; then close."""
+        try:
+            yield
+        finally:
+            self._aclients.pop(loop, None)
+            await client.aclose()
+
+    # Steps
+
+    def step(self, keys: Sequence[str], parts: Sequence[Part], script: Script = STEP) -> Reply:
+        """Run a script.
+
+        Raises:
+            Lost: no answer came.
+            StoreError: the server refused.
+        """
+        ask = self.client().execute_command
+        with _ours():
+            try:
+                return cast(Reply, ask("EVALSHA", script.sha, len(keys), *keys, *parts))
+            except NoScriptError:  # a fresh server, or SCRIPT FLUSH: this brings it there again
+                return cast(Reply, ask("EVAL", script.text, len(keys), *keys, *parts))
+
+    async def astep(self, keys: Sequence[str], parts: Sequence[Part]) -> Reply:
+        """Do as `step`, without blocking the event loop."""
+        ask = (await self.aclient()).execute_command
+        with _ours():
+            try:
+                return cast(Reply, await ask("EVALSHA", STEP.sha, len(keys), *keys, *parts))
+            except NoScriptError:
+                return cast(Reply, await ask("EVAL", STEP.text, len(keys), *keys, *parts))
+
+    def subscription(self, channel: str) -> Any:
+        """Return a subscription to a channel: it has `get_message(timeout)` and `close()`."""
+        found = self.client().pubsub()
+        with _ours():
+            found.subscribe(channel)
+        return found
+
+    # Closing
+
+    def close(self) -> None:
+        """Close the connections of threads; those of an event loop are closed with it."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop, then do as `close`."""
+        found = self._aclients.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            await found[1].aclose()
+        self.close()
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Turn what redis-py raises into ours."""
+    try:
+        yield
+    except (Disconnected, TimedOut, OSError) as error:
+        raise Lost(_told(error)) from error
+    except RedisError as error:
+        raise StoreError(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    return f"Redis could not answer: {type(error).__name__}: {str(error)[:200]}"

@@ -1,0 +1,251 @@
+"""What is said to the script, and what it answers: bytes, and nothing else.
+
+`../_lua/step.lua` tells the same from its side; numbers are big-endian doubles, durations in
+microseconds, text ends with a zero byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from struct import Struct
+from typing import Final
+from urllib.parse import quote
+
+from ..._core.bucket import Bucket
+from ..._core.ledger import (
+    Account,
+    LimitsFor,
+    Reservation,
+    Settlement,
+    State,
+    bucket_of,
+    mark_of,
+    name_of,
+)
+from ..._limits import RULES, Costs, Limit
+from ..._outcome import Kind, Outcome, Reading
+
+#: The layout of what is stored; another one lives beside it under other keys.
+LAYOUT: Final = 1
+#: What the script takes for "never", in microseconds.
+FOREVER: Final = 1e17
+#: What the script answers.
+GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = range(6)
+#: Seconds to keep away from an owner that refused without saying for how long, as in the ledger.
+UNKNOWN_REFUSAL: Final = 1.0
+
+_HEADER: Final = Struct(">18d")
+_ANSWER: Final = Struct(">4d")
+_LIMIT: Final = Struct(">B3d")
+_ENDING: Final = Struct(">BBBdBB14d")
+_READING: Final = Struct(">B4dB4d")
+_REFUSAL_HEAD: Final = Struct(">Bd")
+_REFUSAL: Final = Struct(">dB3d")
+_DOUBLE: Final = Struct(">d")
+#: Of one bucket: level, limit, ceiling, corrected, pending before, taken, throttle, learned.
+VIEW: Final = Struct(">8d")
+_NO_MARK: Final = (0, 0.0, 0.0, 0.0, 0.0)
+UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A settlement on its way: whose, of what, and what it says."""
+
+    organization: str
+    reservation_id: str
+    numbers: bytes
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The numbers of one step; durations in microseconds, -1 = not given."""
+
+    lifetime: float
+    keep: float
+    batch: int = -1
+    settlements: int = 0
+    candidates: int = 0
+    create: bool = False
+    again: bool = False
+    horizon: float = -1
+    waits: bool = False
+    waited: bool = False
+    costs: Costs = UNUSED
+    clock: float = -1
+
+    def packed(self) -> bytes:
+        """Return them as the script reads them."""
+        return _HEADER.pack(
+            self.clock,
+            self.lifetime,
+            self.keep,
+            self.batch,
+            self.settlements,
+            self.candidates,
+            self.create,
+            self.again,
+            self.horizon,
+            self.waits,
+            self.waited,
+            *self.costs,
+        )
+
+
+def microseconds(seconds: float) -> float:
+    """Return whole microseconds; infinite = more than anything lasts."""
+    return round(seconds * 1e6) if seconds < inf else FOREVER
+
+
+def fleet(namespace: str) -> str:
+    """Return what all keys of a fleet begin with."""
+    return f"keyfleet:{LAYOUT}:{quote(namespace, safe='')}:"
+
+
+def prefix(namespace: str, organization: str) -> str:
+    """Return what an organization's keys begin with: all of them in one slot of a cluster."""
+    return f"{fleet(namespace)}{{{quote(organization, safe='')}}}:"
+
+
+def field(bucket: Bucket) -> str:
+    """Return the name of a bucket in its hash: ``tpm``, ``tpm@project``."""
+    project = bucket.scope.partition("/")[2]
+    return f"{bucket.name}@{project}" if project else bucket.name
+
+
+def blob_of(account: Account, limits_for: LimitsFor) -> tuple[bytes, list[tuple[str, str]]]:
+    """Return an account with its configured limits, and (scope, limit) of each in that order."""
+    limits: list[tuple[str, str, Limit]] = []
+    for project in (None, account.project) if account.project is not None else (None,):
+        scope = account.organization if project is None else account.owner
+        mark = "" if project is None else f"@{project}"
+        for limit in limits_for(account.organization, project, account.family):
+            limits.append((scope, limit.name + mark, limit))
+    head = f"{account.family}\0{account.project or ''}\0".encode()
+    parts = [head, bytes([len(limits)])]
+    for _, name, limit in limits:
+        period = microseconds(limit.period) if limit.period is not None else 0.0
+        burst = -1.0 if limit.burst is None else limit.burst
+        parts += [name.encode(), b"\0", _LIMIT.pack(limit.metric, period, limit.amount, burst)]
+    return b"".join(parts), [(scope, limit.name) for scope, _, limit in limits]
+
+
+def levels(values: list[float]) -> bytes:
+    """Return the levels at which an account's configured buckets are to be made."""
+    return b"".join(_DOUBLE.pack(value) for value in values)
+
+
+def ending(
+    settlement: Settlement, reservation_id: str, blob: bytes, *, lifetime: float, now: float
+) -> Ending:
+    """Return a settlement as the script reads it; the reservation is as it was before."""
+    reservation = settlement.reservation
+    expired = now >= reservation.expires_at
+    readings = () if reservation.answered else settlement.readings
+    refusal = _refusal(reservation, settlement.outcome)
+    told = [_reading(reservation, reading) for reading in readings]
+    told = [reading for reading in told if reading]
+    ends = settlement.used is not None and reservation.state is not State.SETTLED
+    flew_for = now - (reservation.expires_at - lifetime)
+    numbers = _ENDING.pack(
+        ends,
+        expired,
+        settlement.anchors,
+        microseconds(max(0.0, flew_for)),
+        len(told),
+        bool(refusal),
+        *(settlement.used or UNUSED),
+        *reservation.costs,
+    )
+    organization = reservation.account.organization
+    return Ending(organization, reservation_id, b"".join((numbers, *told, refusal)), blob)
+
+
+def undoing(organization: str, reservation_id: str, blob: bytes) -> Ending:
+    """Return what takes a claim back whose answer never came; nothing, if it was not granted."""
+    numbers = _ENDING.pack(True, True, False, 0.0, 0, 0, *UNUSED, *UNUSED)
+    return Ending(organization, reservation_id, numbers, blob)
+
+
+def _reading(reservation: Reservation, reading: Reading) -> bytes:
+    mark = mark_of(reservation, reading)
+    if mark is not None:
+        name, period, marked = field(mark[0]), mark[0].period, (1, *mark[1:])
+    else:
+        limit = name_of(reading)
+        if limit is None or (reading.project and reservation.account.project is None):
+            return b""
+        name = f"{limit}@{reservation.account.project}" if reading.project else limit
+        period, marked = reading.period, _NO_MARK
+    burst = -1.0 if reading.burst is None else reading.burst
+    spans = microseconds(period) if period is not None else 0.0
+    values = (reading.metric, spans, reading.limit, reading.level, burst)
+    return name.encode() + b"\0" + _READING.pack(*values, *marked)
+
+
+def _refusal(reservation: Reservation, outcome: Outcome | None) -> bytes:
+    if outcome is None or outcome.kind not in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
+        return b""
+    after = outcome.retry_after if outcome.retry_after is not None else UNKNOWN_REFUSAL
+    metric, period, limit = outcome.metric, outcome.period, outcome.limit
+    head = _REFUSAL_HEAD.pack(1 if outcome.kind is Kind.SLOW_DOWN else 2, microseconds(after))
+    if metric is None or period is None or limit is None:
+        return head + b"\0" + _REFUSAL.pack(0.0, 0, 0.0, 0.0, 0.0)
+    reading = Reading(
+        metric=metric,
+        period=period,
+        limit=limit,
+        level=0.0 if outcome.used is None else limit - outcome.used,
+        project=outcome.scope == "project",
+    )
+    account = reservation.account
+    bucket = bucket_of(account, account.buckets, reading)
+    name = field(bucket) if bucket is not None else name_of(reading) or ""
+    if bucket is None and reading.project and name:
+        name = f"{name}@{account.project}" if account.project is not None else ""
+    cost = outcome.requested or reservation.costs[metric]
+    values = (cost, metric, microseconds(period), limit, reading.level)
+    return head + name.encode() + b"\0" + _REFUSAL.pack(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a step answered. `which` is 0-based; durations in seconds, infinite = never.
+
+    `views`: for each account that was looked at, the names of its buckets and their numbers.
+    """
+
+    what: int
+    which: int
+    after: float
+    expires_after: float
+    name: str
+    freed: bytes
+    moved: tuple[tuple[int, str], ...]
+    views: list[tuple[bytes, bytes]]
+
+
+def read(reply: list[bytes]) -> Reply:
+    """Read the script's answer."""
+    what, which, after, expires_after = _ANSWER.unpack(reply[0])
+    moved = [part.partition("=") for part in reply[3].decode().split(";") if part]
+    return Reply(
+        what=int(what),
+        which=int(which) - 1,
+        after=after / 1e6 if after < FOREVER else inf,
+        expires_after=expires_after / 1e6 if expires_after < FOREVER else inf,
+        name=reply[1].decode(),
+        freed=reply[2],
+        moved=tuple((int(index) - 1, target) for index, _, target in moved),
+        views=list(zip(reply[4::2], reply[5::2], strict=True)),
+    )
+
+
+def limit_named(name: str) -> str:
+    """Return the rule's name of a bucket's field: ``tpm`` of ``tpm@project``."""
+    limit = name.partition("@")[0]
+    if limit not in RULES:
+        raise KeyError(limit)
+    return limit

@@ -1,0 +1,90 @@
+"""Servers for tests: real ones, on free ports, with a folder of their own, stopped afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+
+import pytest
+import redis
+
+BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def needs_server() -> None:
+    """Skip where no server is installed; where tests must be whole, fail."""
+    if BINARY is None:
+        if os.environ.get("CI"):
+            pytest.fail("no redis-server or valkey-server on PATH: CI needs one")
+        pytest.skip("no redis-server or valkey-server on PATH")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class TestServer:
+    """A server that can be stopped, killed and started again on its port."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.folder = folder
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        assert BINARY is not None
+        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--dir", str(self.folder), "--appendonly", "no", *self.options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until = monotonic() + 20
+        while not self.answers():
+            assert self.process.poll() is None, "the server ended at once"
+            assert monotonic() < until, "the server doesn't answer"
+            sleep(0.02)
+
+    def answers(self) -> bool:
+        try:
+            with redis.Redis(port=self.port, socket_timeout=1) as client:
+                client.ping()
+        except redis.exceptions.AuthenticationError:
+            return True
+        except (redis.exceptions.RedisError, OSError):
+            return False
+        return True
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[TestServer]:
+    needs_server()
+    with TemporaryDirectory() as folder:
+        server = TestServer(Path(folder), *options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
