@@ -209,3 +209,20 @@ def test_memory_and_redis_give_the_same_answers(
             twins.reserve([one], 700)
     finally:
         twins.close()
+
+
+def test_an_answer_that_tells_of_more_is_believed_alike(server: TestServer) -> None:
+    twins = Twins(server.url)
+    try:
+        for size, level in ((500, 3000.0), (300, 5000.0), (200, 100.0), (50, 4000.0)):
+            twins.reserve([("acme", None)], size)
+            told = Reading(metric=Metric.TOKENS, limit=6000.0, level=level, period=MINUTE)
+            twins.clock.advance(0.2)
+            twins.tell(len(twins.held) - 1, used=None, readings=(told,))
+            if size == 300:  # one that is still under way when the next answers come
+                twins.tell(0, used=Usage(input_tokens=10).costs)
+        twins.reserve([("acme", None)], 10)
+        level = twins.held[-1][0].account.buckets[1].level
+        assert level > 2000  # what was told last, and little of it uncertain
+    finally:
+        twins.close()

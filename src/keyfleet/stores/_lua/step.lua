@@ -23,7 +23,7 @@
 --
 -- It mirrors `keyfleet/_core/ledger.py`, where the theory stands.
 
-local RECORD = '>BBdddddddddss'
+local RECORD = '>BBdddddddddsss'
 local VIEW = '>dddddddd'
 local AT_ONCE = 32 -- how many due reservations one step takes care of
 
@@ -93,7 +93,7 @@ local function record(base, id)
   local c = r.costs
   local names
   r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
-    r.family, names = unpack(RECORD, packed)
+    r.family, r.project, names = unpack(RECORD, packed)
   r.names = names
   return r
 end
@@ -101,7 +101,7 @@ end
 local function write_record(r)
   local c = r.costs
   call('HSET', r.base .. 'r', r.id, pack(RECORD, r.state, r.answered, r.expires_at, r.until_at,
-    c[0], c[1], c[2], c[3], c[4], c[5], c[6], r.family, r.names))
+    c[0], c[1], c[2], c[3], c[4], c[5], c[6], r.family, r.project, r.names))
 end
 
 local function each_bucket(r)
@@ -196,7 +196,8 @@ end
 
 local function take(a, id, after)
   local r = {
-    base = a.base, id = id, costs = costs, family = a.family, names = table.concat(a.names, ','),
+    base = a.base, id = id, costs = costs, family = a.family, project = a.project,
+    names = table.concat(a.names, ','),
     state = after > 0 and BOOKED or OPEN, answered = 0, until_at = now + after,
     expires_at = now + after + lifetime,
   }
@@ -243,7 +244,9 @@ local function learn_new(a, name, reading, mine)
     'LIMIT', 0, 1000)
   for _, other in ipairs(ids) do
     local r = record(a.base, other)
-    if r and r.family == a.family then later = later + r.costs[reading.metric] end
+    local shares = r and r.family == a.family
+      and (not string.find(name, '@', 1, true) or r.project == a.project)
+    if shares then later = later + r.costs[reading.metric] end
   end
   b.level = min(floor((reading.level - later) * b.scale) - (floor(ceiling * b.scale) - b.capacity),
     b.capacity)
