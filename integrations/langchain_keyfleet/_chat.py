@@ -128,6 +128,7 @@ class ChatOpenAI(PooledChat, langchain_openai.ChatOpenAI):
         priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
         wait_timeout: seconds that an attempt may wait for headroom; ``None`` = as the pool says.
         deadline_after: seconds after which a call as a whole is of no use.
+        tenant: on whose behalf calls are made; tenants that wait get equal shares of a model.
 
     `max_retries` bounds the pool's attempts, `timeout` each of them. Answers tell in
     ``response_metadata["keyfleet"]`` which key answered and what it took.

@@ -7,8 +7,6 @@ around the one step that makes the request.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -70,25 +68,29 @@ async def ahear(response: Any) -> None:
     hear(response)
 
 
-@contextmanager
-def listening(heard: Heard) -> Generator[None]:
+class listening:  # noqa: N801 - used like a function, as `contextlib.suppress`
     """Collect facts while one step is taken; not to be held across a ``yield``.
 
     Raises:
         PoolClosed: in place of the connection error that the SDK makes of it.
     """
-    token = _listening.set(heard)
-    try:
-        yield
-    except openai.OpenAIError as error:
-        root = _root(error)
-        if isinstance(root, PoolClosed):
-            raise root from None
-        if isinstance(heard.refusal, CannotServe):
-            root.__cause__ = heard.refusal
-        raise
-    finally:
-        _listening.reset(token)
+
+    __slots__ = ("_heard", "_token")
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+
+    def __enter__(self) -> None:
+        self._token = _listening.set(self._heard)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _listening.reset(self._token)
+        if isinstance(error, openai.OpenAIError):
+            root = _root(error)
+            if isinstance(root, PoolClosed):
+                raise root from None
+            if isinstance(self._heard.refusal, CannotServe):
+                root.__cause__ = self._heard.refusal
 
 
 def _root(error: BaseException) -> BaseException:
@@ -100,7 +102,7 @@ def _root(error: BaseException) -> BaseException:
 def tell(given: CallbackManagerForLLMRun | None, heard: Heard) -> None:
     """Tell tracers and callbacks what was heard: metadata of the run, and one event for each."""
     run = run_of(given)
-    if run is not None and heard.facts:
+    if run is not None and heard.facts and run.handlers:
         _note(run, heard)
         for facts in heard.facts:
             handle_event(
@@ -111,7 +113,7 @@ def tell(given: CallbackManagerForLLMRun | None, heard: Heard) -> None:
 async def atell(given: AsyncCallbackManagerForLLMRun | None, heard: Heard) -> None:
     """Do as `tell`."""
     run = run_of(given)
-    if run is not None and heard.facts:
+    if run is not None and heard.facts and run.handlers:
         _note(run, heard)
         for facts in heard.facts:
             await ahandle_event(

@@ -29,6 +29,7 @@ class Pooled(BaseModel):
         priority: ``"interactive"``, ``"normal"`` or ``"batch"``; ``None`` = normal.
         wait_timeout: seconds that an attempt may wait for headroom; ``None`` = as the pool says.
         deadline_after: seconds after which a call as a whole is of no use; ``None`` = never.
+        tenant: on whose behalf calls are made; tenants that wait get equal shares of a model.
     """
 
     #: Whose rules a key follows that came without a pool.
@@ -40,6 +41,9 @@ class Pooled(BaseModel):
     priority: str | None = Field(default=None, exclude=True)
     wait_timeout: float | None = Field(default=None, exclude=True)
     deadline_after: float | None = Field(default=None, exclude=True)
+    tenant: str | None = Field(
+        default=None, exclude=True, min_length=1, pattern=r"^[ -~]*\S[ -~]*$"
+    )
 
     #: A validation error must not show the arguments, since a key may be among them.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -156,6 +160,8 @@ class Pooled(BaseModel):
             hints["x-keyfleet-timeout"] = str(self.wait_timeout)
         if self.deadline_after is not None:
             hints["x-keyfleet-deadline-after"] = str(self.deadline_after)
+        if self.tenant is not None:
+            hints["x-keyfleet-tenant"] = self.tenant
         if hints:
             request["extra_headers"] = {**hints, **(request.get("extra_headers") or {})}
         return request

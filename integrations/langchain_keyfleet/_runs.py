@@ -130,8 +130,11 @@ class ToldStreams:
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Any:
-        with _around(run_manager):
+        token = _begun.set(run_manager)
+        try:
             return super()._generate_with_cache(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        finally:
+            _begun.reset(token)
 
     async def _agenerate_with_cache(
         self,
@@ -140,8 +143,11 @@ class ToldStreams:
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Any:
-        with _around(run_manager):
+        token = _begun.set(run_manager)
+        try:
             return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        finally:
+            _begun.reset(token)
 
 
 def _told(run: StreamRun, pieces: Any) -> Iterator[Any]:

@@ -26,7 +26,7 @@ class KeyfleetState(AgentState[Any]):
 
 
 class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
-    """Gives an agent's model calls a priority, and all of them together a deadline.
+    """Gives an agent's model calls a priority and a tenant, and all together a deadline.
 
     It concerns models of this package and leaves others as they are, so that a fallback to a
     model without a pool stays possible.
@@ -36,10 +36,13 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
         wait_timeout: seconds that an attempt may wait for headroom.
         deadline_after: seconds from the agent's start after which no further model call is of
             use; a call that can't be granted by then is refused at once.
+        tenant: on whose behalf the agent works, or a function that says so of a model call's
+            request (``lambda request: request.runtime.context.customer``). Tenants that wait get
+            equal shares of a model; ``None`` = as the model says.
         clock: tells the time; for tests.
 
     Raises:
-        ConfigError: an unknown priority, or a negative number of seconds.
+        ConfigError: an unknown priority, a negative number of seconds, or an empty tenant.
     """
 
     state_schema = KeyfleetState
@@ -50,6 +53,7 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
         priority: str | None = None,
         wait_timeout: float | None = None,
         deadline_after: float | None = None,
+        tenant: str | Callable[[ModelRequest[Any]], str | None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         super().__init__()
@@ -61,6 +65,7 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
             if seconds is not None and seconds < 0:
                 raise ConfigError(f"{name} = {seconds} is negative", cure="Give seconds, or None")
         self._said = {"priority": priority, "wait_timeout": wait_timeout}
+        self._tenant = tenant if callable(tenant) else _checked(tenant)
         self._deadline_after = deadline_after
         self._clock = clock or SystemClock()
 
@@ -91,8 +96,23 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
         if not isinstance(model, (Pooled, ChatPool)):
             return request
         said: dict[str, Any] = {n: value for n, value in self._said.items() if value is not None}
+        tenant = self._tenant
+        name = _checked(tenant(request)) if callable(tenant) else tenant
+        if name is not None:
+            said["tenant"] = name
         if self._deadline_after is not None:
             now = self._clock.now()
             began_at = request.state.get("keyfleet_began_at", now)
             said["deadline_after"] = max(0.0, began_at + self._deadline_after - now)  # type: ignore[operator] # a float, by the schema
         return request.override(model=model.model_copy(update=said)) if said else request
+
+
+def _checked(tenant: str | None) -> str | None:
+    """Return a tenant's name.
+
+    Raises:
+        ConfigError: it can't travel in a header.
+    """
+    if tenant is None or (isinstance(tenant, str) and tenant.strip() and tenant.isascii()):
+        return tenant
+    raise ConfigError(f"tenant = {tenant!r} is no name", cure="Give an ASCII string, or None")

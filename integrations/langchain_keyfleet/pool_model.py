@@ -52,6 +52,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
         wait_timeout: seconds that an attempt may wait for headroom; ``None`` = as the pool says.
         deadline_after: seconds after which a call as a whole is of no use.
+        tenant: on whose behalf calls are made; tenants that wait get equal shares.
         estimate: says what a prompt will need; by default a token for 4 bytes of text.
 
     A call is settled by `usage_metadata`; where a model gives none, the estimate stands. Errors
@@ -67,6 +68,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     priority: str | None = Field(default=None, exclude=True)
     wait_timeout: float | None = Field(default=None, exclude=True)
     deadline_after: float | None = Field(default=None, exclude=True)
+    tenant: str | None = Field(default=None, exclude=True)
     estimate: Callable[[list[BaseMessage]], Demand] | None = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
@@ -255,6 +257,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
             timeout=self.wait_timeout,
             deadline=None if after is None else self.pool.clock.now() + after,
             priority=self.priority or "normal",
+            tenant=self.tenant,
         )
         return order
 

@@ -184,9 +184,10 @@ def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
     return [
         WaitStatus(
             model=lane.route.model,
-            waiting=len(lane.waiting),
-            longest_for=now - min(ticket.entered_at for ticket in lane.waiting),
-            why=scheduler.why(lane.waiting[0], now),
+            waiting=lane.waiting,
+            longest_for=now - min(ticket.entered_at for ticket in lane),
+            why=scheduler.why(head, now),
         )
         for lane in scheduler.waiting_lanes()
+        if (head := lane.head) is not None
     ]

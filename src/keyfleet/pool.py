@@ -201,6 +201,7 @@ class KeyPool:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
     ) -> Lease:
         """Wait for a key and a reservation, to be held for a ``with`` block.
 
@@ -209,6 +210,7 @@ class KeyPool:
             timeout: seconds it may wait; ``None`` = the pool's `wait_timeout`.
             deadline: the instant on the pool's clock after which it is of no use.
             priority: ``"interactive"``, ``"normal"`` or ``"batch"``.
+            tenant: on whose behalf: tenants that wait for a model get equal shares of it.
 
         Returns:
             A lease. Where ``with`` can't be used, end it by `Lease.settle` or its kin.
@@ -220,7 +222,9 @@ class KeyPool:
             NoUsableKey: every key is dead, or parked, or denied the model.
             ConfigError: no key may be used for the model.
         """
-        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        order = self.order(
+            demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
+        )
         grant = self._at_once(order)
         return self.leased(run(self, self.flow(order)) if grant is None else grant)
 
@@ -231,13 +235,16 @@ class KeyPool:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
     ) -> LeaseContext:
         """Do as `lease`, without blocking the event loop.
 
         The result serves both ``async with pool.alease(...) as lease`` and
         ``lease = await pool.alease(...)``.
         """
-        order = self.order(demand, timeout=timeout, deadline=deadline, priority=priority)
+        order = self.order(
+            demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
+        )
         return LeaseContext(lambda: self._alease(order))
 
     async def _alease(self, order: Order) -> Lease:
@@ -252,6 +259,7 @@ class KeyPool:
         deadline: float | None = None,
         priority: str = "normal",
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> Order:
         """Return what a call asks for, with the pool's defaults filled in.
 
@@ -264,6 +272,7 @@ class KeyPool:
             inf if deadline is None else deadline,
             priority,
             holder,
+            tenant,
         )
 
     def leased(self, grant: Grant) -> Lease:
@@ -430,6 +439,14 @@ class KeyPool:
                     self._emit(KeyDown(subject=name, state=state.value, reason=reason))
 
     # Settling
+
+    def sent(self, grant: Grant) -> None:
+        """Take in that a grant's request leaves only now; for leases."""
+        if self._local:
+            with self._lock:
+                self._store.settle(
+                    Settlement(grant.reservation, None, sent=True), self._clock.now()
+                )
 
     def finish(self, settle: Settle, usage: Usage | None = None) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""

@@ -53,7 +53,7 @@ class Simulation:
         if until < float("inf"):
             self._clock.advance(max(0.0, until - self._clock.now()))
 
-    def lease(
+    def lease(  # noqa: PLR0913 - what a call may say, and what is to follow
         self,
         demand: Demand,
         *,
@@ -62,13 +62,14 @@ class Simulation:
         usage: Usage | None = None,
         timeout: float | None = None,
         priority: str = "normal",
+        tenant: str | None = None,
         granted: Callable[[Lease], None] = lambda lease: None,
         refused: Callable[[CannotServe], None] | None = None,
     ) -> None:
         """Let a call lease a key at an instant, and settle it `hold_for` seconds after that."""
 
         def begin() -> None:
-            order = self._pool.order(demand, timeout=timeout, priority=priority)
+            order = self._pool.order(demand, timeout=timeout, priority=priority, tenant=tenant)
             Process(self, self._pool, self._pool.flow(order), done=hold, failed=refused).resume()
 
         def hold(grant: Grant) -> None:

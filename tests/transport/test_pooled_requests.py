@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -22,7 +23,7 @@ from tests.transport.support import (
     secret,
 )
 
-from keyfleet import KeyPool, Organization
+from keyfleet import Demand, KeyPool, Limits, Organization
 from keyfleet.httpx import SENTINEL, async_http_client, family, http_client, wrap_client
 
 POOLED = {"authorization": f"Bearer {SENTINEL}"}
@@ -242,6 +243,7 @@ def test_hints_are_obeyed_and_not_sent(odd: OddServer) -> None:
         "x-keyfleet-timeout": "1.5",
         "x-keyfleet-deadline-after": "60",
         "x-keyfleet-max-attempts": "2",
+        "x-keyfleet-tenant": "acme",
     }
     client.chat.completions.create(**ASK, extra_headers=hints)
     assert not any(name.startswith("x-keyfleet") for name in odd.seen[0].headers)
@@ -257,6 +259,7 @@ def test_hints_are_obeyed_and_not_sent(odd: OddServer) -> None:
         ("deadline-after", "inf", "seconds"),
         ("max-attempts", "0", "from 1"),
         ("max-attempts", "two", "from 1"),
+        ("tenant", " ", "name of a tenant"),
         ("prority", "batch", "x-keyfleet-priority"),
         ("zzz", "1", "x-keyfleet-timeout"),
     ],
@@ -270,6 +273,30 @@ def test_a_senseless_hint_is_a_bad_request(
     assert says in str(caught.value)
     assert caught.value.code == "invalid_hint"
     assert odd.seen == []
+
+
+async def test_a_call_does_not_wait_behind_another_tenants_flood(odd: OddServer) -> None:
+    owner = Organization(
+        name="a", keys=(secret("a"),), base_url=odd.base_url, limits=Limits(concurrent=1)
+    )
+    pool = KeyPool([owner])
+    client = AsyncOpenAI(pool=pool)
+    ended: list[str] = []
+
+    async def ask(tenant: str) -> None:
+        headers = {"x-keyfleet-tenant": tenant}
+        await client.chat.completions.create(**ASK, extra_headers=headers)
+        ended.append(tenant)
+
+    held = await pool.alease(Demand(model=ASK["model"]))
+    async with asyncio.TaskGroup() as group:
+        for tenant, there in (("flood", 20), ("calm", 21)):
+            for _ in range(there - pool.status().waiting):
+                group.create_task(ask(tenant))
+            while pool.status().waiting < there:  # noqa: ASYNC110 - for a few turns
+                await asyncio.sleep(0.001)
+        await held.asettle()
+    assert ended.index("calm") <= 10  # 20, were it first come, first served
 
 
 async def test_a_senseless_hint_is_a_bad_request_in_asyncio(odd: OddServer) -> None:

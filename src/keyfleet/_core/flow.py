@@ -111,9 +111,10 @@ class Order:
         priority: a key of `queue.PATIENCE`.
         holder: the key whose owner holds what the call refers to; only that owner may serve it.
             ``None`` = any owner.
+        tenant: on whose behalf it is made. Tenants that wait get equal shares; ``None`` is one too.
     """
 
-    __slots__ = ("deadline", "demand", "holder", "priority", "wait_for")
+    __slots__ = ("deadline", "demand", "holder", "priority", "tenant", "wait_for")
 
     def __init__(
         self,
@@ -122,8 +123,10 @@ class Order:
         deadline: float = inf,
         priority: str = "normal",
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> None:
         self.demand = demand
+        self.tenant = tenant
         self.holder = holder
         self.wait_for = wait_for
         self.deadline = deadline
@@ -139,7 +142,9 @@ def acquire(
         CannotServe: it will not be granted, or not in time.
     """
     gives_up_at = min(now + order.wait_for, order.deadline)
-    ticket = scheduler.enter(order.demand, now, gives_up_at, order.priority, avoid, order.holder)
+    ticket = scheduler.enter(
+        order.demand, now, gives_up_at, order.priority, avoid, order.holder, order.tenant
+    )
     try:
         while (effect := scheduler.step(ticket, now)) is not None:
             now, answer = yield effect

@@ -25,10 +25,13 @@ class Regrouping:
 class Identities:
     """What answers have told of each key's owner so far."""
 
-    __slots__ = ("_known", "_organizations", "_splits")
+    __slots__ = ("_known", "_members", "_organizations", "_splits")
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str | None, str | None]] = {}
+        #: Organization -> its keys whose project an answer told. To look at all keys for each
+        #: new one would cost the square of their number.
+        self._members: dict[str, dict[str, None]] = {}
         self._organizations: dict[tuple[str, str, str], str] = {}
         self._splits: set[str] = set()
 
@@ -41,8 +44,12 @@ class Identities:
         if told == (None, None) or (self._known.get(key.key_id) == told and not limited):
             return None
         self._known[key.key_id] = told
+        if told[1] is not None:
+            self._members.setdefault(key.organization, {})[key.key_id] = None
         merges = self._merge(key, told[0])
         projects = self._split(key, keys, limited=limited)
+        for name, into in merges:
+            self._members.setdefault(into, {}).update(self._members.pop(name, {}))
         return Regrouping(merges=merges, projects=projects) if merges or projects else None
 
     def _merge(self, key: ApiKey, organization_id: str | None) -> tuple[tuple[str, str], ...]:
@@ -57,10 +64,10 @@ class Identities:
     ) -> tuple[tuple[str, str], ...]:
         """Return (key_id, project) of keys without a configured project, where it matters."""
         told = {
-            other.key_id: project
-            for other in keys.values()
-            if other.organization == key.organization and other.project is None
-            if (project := self._known.get(other.key_id, (None, None))[1]) is not None
+            key_id: project
+            for key_id in self._members.get(key.organization, ())
+            if keys[key_id].project is None
+            if (project := self._known[key_id][1]) is not None
         }
         if limited or len(set(told.values())) > 1:
             self._splits.add(key.organization)

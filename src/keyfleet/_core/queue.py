@@ -7,6 +7,10 @@ Theory of operation. Calls for one model wait in one *lane*, sorted by the insta
 so priority, age, deadline and arrival are one order: a more urgent call is due sooner, an older one
 has been due for longer (nobody starves), a near deadline comes first, and among equals the earlier.
 
+That is the order of one tenant's calls. Where several tenants wait in a lane they take turns, each
+getting the same share of what the owners can serve: see `shares`. Calls without a tenant are one
+tenant together. Who finds nobody waiting is served at once and uses what nobody else wants.
+
 The first of a lane is its *head*. Whatever fits the head goes to the head. While it waits for its
 account, calls behind it may pass only where that doesn't delay it: the store checks the head's
 `Guard` with each claim. So a large call isn't starved by small ones, and small ones use what it
@@ -23,14 +27,16 @@ gets a grant goes on serving the lane until the next head has to wait, then wake
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Final, Literal
 
 from .._limits import Costs, Metric
 from .._usage import Demand
 from .ledger import Guard, Reservation, Short
+from .shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +76,7 @@ class Ticket:
         "reservation",
         "seat",
         "short",
+        "tenant",
         "thorough",
         "waiting",
         "wake",
@@ -85,6 +92,7 @@ class Ticket:
         now: float,
         gives_up_at: float,
         avoid: frozenset[str],
+        tenant: str | None = None,
     ) -> None:
         self.number = number
         self.demand = demand
@@ -94,6 +102,7 @@ class Ticket:
         self.gives_up_at = gives_up_at
         self.due_at = min(now + PATIENCE[priority], gives_up_at)
         self.avoid = avoid
+        self.tenant = tenant
         self.waiting = False
         self.left = False
         #: What was granted, until the waiter accepts it, with whose key.
@@ -121,27 +130,27 @@ class Ticket:
 
 
 class Lane:
-    """The calls that wait for one model, in the order in which they are due."""
+    """The calls that wait for one model, in the order in which they are served."""
 
     __slots__ = (
         "again",
         "asking",
-        "backlog",
         "busy",
         "expires_at",
         "guard",
         "passers",
         "ready_at",
         "route",
+        "shares",
         "used",
         "waiting",
     )
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self.waiting: list[Ticket] = []
-        #: Sum of the costs of all that wait, by metric.
-        self.backlog = [0.0] * 7
+        self.shares = Shares()
+        #: How many calls wait.
+        self.waiting = 0
         #: The instant at which the lane should be served next.
         self.ready_at = -inf
         #: When the oldest reservation comes back, as the head's last claim was told.
@@ -161,34 +170,76 @@ class Lane:
 
     @property
     def head(self) -> Ticket | None:
-        """The call that is due first."""
-        return self.waiting[0] if self.waiting else None
+        """The call that is served next."""
+        order = self.shares.order
+        return order[0].waiting[0] if order else None
+
+    def __iter__(self) -> Iterator[Ticket]:
+        for share in self.shares.order:
+            yield from share.waiting
 
     def add(self, ticket: Ticket) -> None:
         """Put a call in its place."""
         ticket.waiting = True
-        insort(self.waiting, ticket)
-        for metric, cost in enumerate(ticket.costs):
-            self.backlog[metric] += cost
+        self.waiting += 1
+        self.shares.add(ticket)
 
     def remove(self, ticket: Ticket) -> None:
         """Take a call out. It may be the head: then its guard goes too."""
         ticket.waiting = False
-        if self.waiting[0] is ticket:
+        self.waiting -= 1
+        if self.head is ticket:
             self.guard = None
-        del self.waiting[bisect_left(self.waiting, ticket)]
-        if not self.waiting:
-            self.backlog = [0.0] * 7
-            return
-        for metric, cost in enumerate(ticket.costs):
-            self.backlog[metric] -= cost
+        self.shares.remove(ticket)
 
-    def ahead_of(self, ticket: Ticket) -> list[float]:
-        """Return the sum of the costs of all calls that are due before this one."""
-        if not self.waiting or self.waiting[-1] < ticket:
-            return self.backlog
-        before = self.waiting[: bisect_left(self.waiting, ticket)]
-        return [sum(column) for column in zip(*(t.costs for t in before), strict=True)] or [0.0] * 7
+    def has_place(self, tenant: str | None, places: int) -> bool:
+        """Whether a tenant holds less than its equal part of a number of places.
+
+        A queue that others have filled is no reason to turn it away.
+        """
+        share = self.shares.by_tenant.get(tenant)
+        held = len(share.waiting) if share is not None else 0
+        tenants = len(self.shares.order) + (held == 0)
+        return tenants > 1 and (held + 1) * tenants <= places
+
+    def charge(self, ticket: Ticket, now: float) -> bool:
+        """Count a grant to its tenant, if others share the lane; return whether the head changed.
+
+        Then the guard and those that were to pass were the former head's.
+        """
+        shares = self.shares
+        if len(shares.by_tenant) == 1 and ticket.tenant in shares.by_tenant:
+            return False
+        head = self.head
+        shares.charge(ticket.tenant, self.route.price(ticket.costs, now))
+        if self.head is head:
+            return False
+        self.guard = None
+        self.passers = []
+        return True
+
+    def ahead_of(self, ticket: Ticket, now: float) -> list[float]:
+        """Return the sum of the costs of calls that will be served before this one, at least.
+
+        Its tenant's that are due before it, and of each other tenant so much as brings that to
+        what this one will have been served by then. Of many tenants, those that come first count.
+        """
+        shares, price = self.shares, self.route.price
+        own = shares.by_tenant.get(ticket.tenant)
+        ahead = [0.0] * 7 if own is None else own.ahead_of(ticket)
+        if not any(share is not own for share in shares.order[:2]):
+            return ahead
+        served = shares.floor if own is None else max(own.served, shares.floor)
+        until = served + price(ahead, now)
+        ahead = list(ahead)
+        for share in shares.order[: DEPTH + 1]:
+            more = until - share.served
+            if share is not own and more > 0:
+                work = price(share.backlog, now)
+                part = 1.0 if work <= more else more / work
+                for metric, cost in enumerate(share.backlog):
+                    ahead[metric] += part * cost
+        return ahead
 
     def settled(self, reserved: Costs, used: Costs) -> None:
         """Learn how much of a reservation is really used."""
@@ -197,18 +248,59 @@ class Lane:
             share = used[Metric.TOKENS] / tokens
             self.used += SMOOTHING * ((share if share < 1.0 else 1.0) - self.used)
 
-    def may_pass(self, ticket: Ticket) -> bool:
-        """Whether a call could fit where the head doesn't: it is smaller in some metric."""
-        head = self.waiting[0]
-        return _smaller(ticket.costs, head.costs)
+    def comes_first(self, ticket: Ticket) -> bool:
+        """Whether a call that doesn't wait would be the head."""
+        return self.head is None or self.shares.comes_first(ticket)
 
-    def candidates_to_pass(self) -> Iterator[Ticket]:
+    def may_try(self, ticket: Ticket) -> bool:
+        """Whether a call that doesn't wait may be tried: as the head, or to pass it.
+
+        It could fit where the head doesn't if it is smaller in some metric.
+        """
+        head = self.head
+        if head is None or _smaller(ticket.costs, head.costs):
+            return True
+        return self.shares.comes_first(ticket)
+
+    def holds_back(self, ticket: Ticket) -> bool:
+        """Whether a call, of this or another lane, may not delay the head.
+
+        Between lanes the head that is due sooner counts: two must not guard against each other.
+        """
+        head = self.head
+        if head is None or head is ticket:
+            return False
+        if ticket.lane is not self:
+            return head < ticket
+        return ticket.waiting or not self.shares.comes_first(ticket)
+
+    def candidates_to_pass(self, now: float) -> Iterator[Ticket]:
         """Yield calls behind the head, each smaller in some metric than all yielded before."""
-        tried = [self.waiting[0].costs]
-        for ticket in self.waiting[1 : DEPTH + 1]:
+        head, *behind = islice(self._in_turn(now), DEPTH + 1)
+        tried = [head.costs]
+        for ticket in behind:
             if ticket.costs not in tried and all(_smaller(ticket.costs, one) for one in tried):
                 tried.append(ticket.costs)
                 yield ticket
+
+    def _in_turn(self, now: float) -> Iterator[Ticket]:
+        """Yield the calls in the order in which they will be served, the head first."""
+        order = self.shares.order
+        if len(order) == 1:
+            yield from order[0].waiting
+            return
+        # Of more shares than that, none behind has its turn while so many calls are served.
+        turns = [(share.rank, place, 0) for place, share in enumerate(order[: DEPTH + 1])]
+        heapify(turns)
+        while turns:
+            (served, _, _), place, taken = turns[0]
+            waiting = order[place].waiting
+            yield waiting[taken]
+            if taken + 1 == len(waiting):
+                heappop(turns)
+                continue
+            after, price = waiting[taken + 1], self.route.price(waiting[taken].costs, now)
+            heapreplace(turns, ((served + price, after.due_at, after.number), place, taken + 1))
 
 
 def _smaller(costs: Costs, than: Costs) -> bool:

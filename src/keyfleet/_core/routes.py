@@ -7,7 +7,7 @@ neither the number of owners nor of sick ones is felt by a call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from heapq import heappop, heappush
 from math import inf
@@ -190,6 +190,16 @@ class Route:
             self.supply_at = now
             self.supply_cache = list(_supply(self.ready, now))
         return self.supply_cache
+
+    def price(self, costs: Sequence[float], now: float) -> float:
+        """Return the seconds that all ready owners together need to earn some costs.
+
+        The metric that takes longest counts. Where no owner's rate is known, a request is as good
+        as another: one second each.
+        """
+        supply = self.supply(now)
+        seconds = (costs[metric] / rate for metric, _, rate in supply if rate)
+        return max(seconds, default=costs[Metric.REQUESTS])
 
 
 def _ends_at(subject: Subject) -> float:

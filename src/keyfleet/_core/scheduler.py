@@ -240,6 +240,7 @@ class Scheduler:
         priority: str = "normal",
         avoid: frozenset[str] = frozenset(),
         holder: str | None = None,
+        tenant: str | None = None,
     ) -> Ticket:
         """Take a call in. Follow with `step` until it returns None.
 
@@ -258,7 +259,7 @@ class Scheduler:
             route = self.route(demand.model, holder)
             lane = self._lanes[demand.model, holder] = Lane(route)
         self._number += 1
-        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid)
+        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid, tenant)
 
     def step(self, ticket: Ticket, now: float) -> Reserve | Wait | None:
         """Return what to do next for a call; None = it is granted, `accept` it.
@@ -312,12 +313,10 @@ class Scheduler:
         return ticket.reservation is not None and lane.busy is None and not lane.waiting
 
     def _may_try(self, ticket: Ticket, now: float) -> bool:
-        lane, head = ticket.lane, ticket.lane.head
-        if lane.asking is None and (head is None or ticket < head):
+        lane = ticket.lane
+        if lane.asking is None and lane.comes_first(ticket):
             return True
-        if head is None:
-            return self._seems_to_fit(ticket, now)
-        return lane.may_pass(ticket) and self._seems_to_fit(ticket, now)
+        return lane.may_try(ticket) and self._seems_to_fit(ticket, now)
 
     def _seems_to_fit(self, ticket: Ticket, now: float) -> bool:
         """Whether asking the store for a call behind the head is worth a round trip."""
@@ -356,11 +355,10 @@ class Scheduler:
             return Reserve(ticket, self._shared_claim(ticket, ranking, now))
         guards: tuple[Guard, ...] = ()
         if self._busy_lanes:
-            # Only of heads that are due before it: two heads must not guard against each other.
             guards = tuple(
                 other.guard
                 for other in self._busy_lanes
-                if other.guard is not None and other.waiting[0] < ticket
+                if other.guard is not None and other.holds_back(ticket)
             )
         return Reserve(ticket, Claim(ranking, ticket.costs, guards), frontier, ready)
 
@@ -433,9 +431,12 @@ class Scheduler:
             return reservation
         ticket.reservation = reservation
         ticket.booking = None
+        lane = ticket.lane
         if ticket.waiting:
             self._unqueue(ticket)
             self.woken.append(ticket)
+        if lane.waiting and lane.charge(ticket, now):
+            lane.ready_at = -inf
         ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
         ticket.key = self._key_of(ticket.seat, now)
         return None
@@ -465,7 +466,8 @@ class Scheduler:
         if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
             self._fail(ticket, self._too_late(ticket, now))
             return
-        lane.passers = [t for t in lane.candidates_to_pass() if self._seems_to_fit(t, now)][::-1]
+        passers = lane.candidates_to_pass(now)
+        lane.passers = [one for one in passers if self._seems_to_fit(one, now)][::-1]
 
     def _fail(self, ticket: Ticket, error: TooLarge | WaitTimeout | NoUsableKey) -> None:
         ticket.error = error
@@ -480,7 +482,10 @@ class Scheduler:
         eta = self._eta(ticket, now)
         if ticket.gives_up_at < now + eta < inf:
             raise self._too_late(ticket, now, eta)
-        if self.waiting >= self._max_waiting:
+        places = self._max_waiting
+        if self.waiting >= places and not (
+            self.waiting < 2 * places and lane.has_place(ticket.tenant, places)
+        ):
             raise QueueFull(
                 f"{self.waiting} calls wait already (wait.max_waiting)",
                 retry_after=_finite(eta),
@@ -571,7 +576,7 @@ class Scheduler:
         """Refuse new calls, and let those that wait fail."""
         self._closed = True
         for lane in list(self._busy_lanes):
-            for ticket in list(lane.waiting):
+            for ticket in list(lane):
                 ticket.error = PoolClosed()
                 self._unqueue(ticket)
                 self.woken.append(ticket)
@@ -590,7 +595,7 @@ class Scheduler:
             if lane.busy is not None:
                 lane.again = True
                 continue
-            head = lane.waiting[0]
+            head = lane.shares.order[0].waiting[0]
             kin = lane.route.kin.get(account.organization, ())
             ready = (other.ready_at(head.costs, now) for other in kin)
             earliest = min(ready, default=inf)
@@ -600,7 +605,7 @@ class Scheduler:
 
     def _hurry(self, lane: Lane, at: float) -> None:
         lane.ready_at = min(lane.ready_at, at)
-        self.woken.append(lane.waiting[0])
+        self.woken.append(lane.shares.order[0].waiting[0])
 
     @property
     def troubled(self) -> bool:
@@ -783,7 +788,7 @@ class Scheduler:
         eta = max(0.0, min(soonest, route.usable_at()) - now)
         if not lane.waiting:
             return eta
-        ahead = lane.ahead_of(ticket)
+        ahead = lane.ahead_of(ticket, now)
         for metric, level, rate in route.supply(now):
             used = lane.used if metric in TOKEN_METRICS else 1.0
             missing = (ahead[metric] + ticket.costs[metric]) * used - level
@@ -822,7 +827,7 @@ class Scheduler:
             return f"no owner is usable now: {self._sick(route)}"
         account = min(route.ready, key=lambda a: a.ready_at(ticket.costs, now))
         bucket = account.binding(ticket.costs, now)
-        ahead = len(ticket.lane.waiting)
+        ahead = ticket.lane.waiting
         behind = f"{ahead} calls wait for the same" if ahead else "no other call waits"
         if bucket is None:
             return behind

@@ -258,6 +258,7 @@ class Call:
             deadline=None if after is None else pool.clock.now() + after,
             priority=hints.priority,
             holder=holder,
+            tenant=hints.tenant,
         )
 
     # Each attempt

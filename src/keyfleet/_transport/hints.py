@@ -23,6 +23,7 @@ class Hints:
     timeout: float | None = None
     deadline_after: float | None = None
     max_attempts: int | None = None
+    tenant: str | None = None
 
 
 def read_hints(hints: Mapping[str, str]) -> Hints:
@@ -62,6 +63,12 @@ def _count(name: str, text: str) -> int:
     return int(text[:9])
 
 
+def _tenant(name: str, text: str) -> str:
+    if not text.strip():
+        raise _senseless(name, text, "the name of a tenant")
+    return text.strip()
+
+
 def _senseless(name: str, text: str, wanted: str) -> ConfigError:
     return ConfigError(f"x-keyfleet-{name}: {text[:80]!r} makes no sense", cure=f"Send {wanted}")
 
@@ -71,4 +78,5 @@ _HINTS: Final[dict[str, tuple[str, Callable[[str, str], Any]]]] = {
     "timeout": ("timeout", _seconds),
     "deadline-after": ("deadline_after", _seconds),
     "max-attempts": ("max_attempts", _count),
+    "tenant": ("tenant", _tenant),
 }

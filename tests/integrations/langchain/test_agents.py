@@ -15,7 +15,7 @@ from langchain_core.tools import tool
 from tests.integrations.langchain.conftest import MODEL, NAMES, PoolOf
 
 import langchain_keyfleet
-from keyfleet import ConfigError, KeyPool, Limits
+from keyfleet import ConfigError, Demand, KeyPool, Limits
 from keyfleet.testing import FakeClock, MockProvider, Server, ToolCall
 from langchain_keyfleet import ChatOpenAI, ChatPool, KeyfleetMiddleware
 
@@ -73,6 +73,54 @@ def test_what_the_middleware_says_of_each_call(pool: KeyPool) -> None:
     assert late.model.deadline_after == 0  # type: ignore[attr-defined]
 
 
+def test_a_tenant_is_a_name_or_what_a_function_says_of_the_request(pool: KeyPool) -> None:
+    llm = ChatOpenAI(model=MODEL, pool=pool, tenant="of the model")
+    for tenant, seen in (
+        ("acme", "acme"),
+        (None, "of the model"),
+        (lambda request: request.state["customer"], "birch"),
+        (lambda request: None, "of the model"),
+    ):
+        told = KeyfleetMiddleware(tenant=tenant)  # type: ignore[arg-type] # of several types
+        request: Any = Request(llm, {"customer": "birch"})
+        assert told._told(request).model.tenant == seen  # type: ignore[attr-defined]
+    request = Request(llm, {"customer": " "})
+    with pytest.raises(ConfigError, match="tenant = ' '"):
+        KeyfleetMiddleware(tenant=lambda request: request.state["customer"])._told(request)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["agent", "chat pool"])
+async def test_an_agent_does_not_wait_behind_another_tenants_flood(
+    pool_of: PoolOf, kind: str
+) -> None:
+    pool = pool_of("acme", limits=Limits(concurrent=1))
+    llm: Any = ChatOpenAI(model=MODEL, pool=pool)
+    if kind == "chat pool":
+        llm = ChatPool(models={"acme": FakeListChatModel(responses=["x"])}, pool=pool)
+    ended: list[str] = []
+
+    async def flood() -> None:
+        await llm.model_copy(update={"tenant": "flood"}).ainvoke("x")
+        ended.append("flood")
+
+    async def agent() -> None:
+        made = create_agent(llm, [], middleware=[KeyfleetMiddleware(tenant="calm")])
+        await made.ainvoke(ASKED)  # type: ignore[arg-type] # a dict is what it takes
+        ended.append("calm")
+
+    held = await pool.alease(Demand(model=MODEL if kind == "agent" else ""))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(flood())
+        while pool.status().waiting < 20:  # noqa: ASYNC110 - for a few turns
+            await asyncio.sleep(0)
+        group.create_task(agent())
+        while pool.status().waiting < 21:  # noqa: ASYNC110 - for a few turns
+            await asyncio.sleep(0)
+        await held.asettle()
+    assert ended.index("calm") <= 10  # 20, were it first come, first served
+
+
 def test_other_models_are_left_as_they_are() -> None:
     request: Any = Request(FakeListChatModel(responses=["x"]), {})
     assert KeyfleetMiddleware(priority="batch")._told(request) is request
@@ -88,7 +136,15 @@ def test_an_agent_past_its_deadline_is_refused_at_once(pool_of: PoolOf) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"priority": "urgent"}, {"wait_timeout": -1}, {"deadline_after": -1}], ids=str
+    "arguments",
+    [
+        {"priority": "urgent"},
+        {"wait_timeout": -1},
+        {"deadline_after": -1},
+        {"tenant": ""},
+        {"tenant": "ä"},
+    ],
+    ids=str,
 )
 def test_senseless_arguments_are_refused(arguments: Any) -> None:
     with pytest.raises(ConfigError):
