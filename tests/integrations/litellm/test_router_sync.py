@@ -106,6 +106,39 @@ class TestEndpoints:
         assert world.received == 1
 
 
+class TestText:
+    """LiteLLM sends the group's name as the model: it is the model's own, or nothing is sent."""
+
+    NAME = "gpt-3.5-turbo-instruct"
+
+    def test_success_is_settled_once(self, world: World) -> None:
+        router = world.router(world.model_list(self.NAME, self.NAME))
+        routing = world.routing(router)
+        assert router.text_completion(self.NAME, prompt="Once upon").choices[0].text
+        idle_now(routing)
+        assert answered(routing) == 1
+
+    @pytest.mark.parametrize("action", ["429_rpm", "500"])
+    def test_a_failure_ends_its_lease(self, world: World, action: Any) -> None:
+        router = world.router(world.model_list(self.NAME, self.NAME))
+        routing = world.routing(router)
+        world.provider.inject(Fault(action=action, times=None))
+        error = litellm.InternalServerError if action == "500" else litellm.RateLimitError
+        with pytest.raises(error):
+            router.text_completion(self.NAME, prompt="Once upon")
+        idle_now(routing)
+        assert answered(routing) == 0
+
+    def test_what_litellm_refuses_costs_nothing(self, world: World) -> None:
+        router = world.router(world.model_list("fast", self.NAME, rpm=2)[:1])
+        routing = world.routing(router)
+        for _ in range(4):
+            with pytest.raises(litellm.BadRequestError, match="fast"):
+                router.text_completion("fast", prompt="Once upon")
+            idle_now(routing)
+        assert world.received == 0
+
+
 class TestFailures:
     def test_a_revoked_key_is_dead(self, world: World) -> None:
         router = world.router()
