@@ -10,8 +10,9 @@ has been due for longer (nobody starves), a near deadline comes first, and among
 The first of a lane is its *head*. Whatever fits the head goes to the head. While it waits for its
 account, calls behind it may pass only where that doesn't delay it: the store checks the head's
 `Guard` with each claim. So a large call isn't starved by small ones, and small ones use what it
-leaves. Only calls smaller than the head in some metric can fit where it doesn't, so only those are
-tried, at most `DEPTH`, and none that is as large as one that was tried and failed.
+leaves. Only calls that are smaller than the head in some metric, or that may go to an owner which
+the head avoids, can fit where it doesn't; so only those are tried, at most `DEPTH`,
+and none that differs from one that was tried and failed in neither.
 
 Nobody polls: the head sleeps until its account is ready, the others until they give up; whoever
 gets a grant goes on serving the lane until the next head has to wait, then wakes that one.
@@ -60,6 +61,7 @@ class Ticket:
         "gives_up_at",
         "key",
         "lane",
+        "last",
         "left",
         "number",
         "reservation",
@@ -78,7 +80,6 @@ class Ticket:
         priority: str,
         now: float,
         gives_up_at: float,
-        avoid: frozenset[str],
     ) -> None:
         self.number = number
         self.demand = demand
@@ -87,7 +88,9 @@ class Ticket:
         self.entered_at = now
         self.gives_up_at = gives_up_at
         self.due_at = min(now + PATIENCE[priority], gives_up_at)
-        self.avoid = avoid
+        #: Owners that it is not granted while others are left, and those that come last.
+        self.avoid: frozenset[str] = frozenset()
+        self.last: frozenset[str] = frozenset()
         self.waiting = False
         self.left = False
         #: What was granted, until the waiter accepts it, with whose key.
@@ -182,18 +185,23 @@ class Lane:
             self.used += SMOOTHING * ((share if share < 1.0 else 1.0) - self.used)
 
     def may_pass(self, ticket: Ticket) -> bool:
-        """Whether a call could fit where the head doesn't: it is smaller in some metric."""
-        head = self.waiting[0]
-        return _smaller(ticket.costs, head.costs)
+        """Whether a call could fit where the head doesn't."""
+        return _may_fit(ticket, self.waiting[0])
 
     def candidates_to_pass(self) -> Iterator[Ticket]:
-        """Yield calls behind the head, each smaller in some metric than all yielded before."""
-        tried = [self.waiting[0].costs]
+        """Yield calls behind the head, each of which may fit where all yielded before don't."""
+        tried = [self.waiting[0]]
         for ticket in self.waiting[1 : DEPTH + 1]:
-            if all(_smaller(ticket.costs, costs) for costs in tried):
-                tried.append(ticket.costs)
+            if all(_may_fit(ticket, other) for other in tried):
+                tried.append(ticket)
                 yield ticket
 
 
-def _smaller(costs: Costs, than: Costs) -> bool:
-    return any(cost < other for cost, other in zip(costs, than, strict=True))
+def _may_fit(ticket: Ticket, other: Ticket) -> bool:
+    """Whether a call could fit where another doesn't.
+
+    It is smaller in some metric, or an owner that the other avoids is open to it.
+    """
+    if not other.avoid <= ticket.avoid:
+        return True
+    return any(mine < theirs for mine, theirs in zip(ticket.costs, other.costs, strict=True))
