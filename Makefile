@@ -2,7 +2,7 @@
 # index are enough. `uv` is used where it is found, and fetched into .uv/ where it is not.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openai3 demo test test-openai3 coverage lint types contracts bench wheel check clean
+.PHONY: help setup setup-openai3 demo test test-openai3 coverage lint types contracts bench race race-simulated wheel check clean
 
 # The newest Python >= 3.11 that runs; `make PYTHON=/path/to/python3.12 ...` says which.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -69,11 +69,18 @@ contracts: .venv/.synced  ## import-linter: who may import whom
 bench: .venv/.synced  ## what a lease costs, and what a call costs more than without a pool
 	@$(BIN)/python benchmarks/overhead.py
 
+race: .venv-race/.synced  ## race keyfleet with what people use today: docs/race.md, docs/race.png (1/4 h)
+	@.venv-race/bin/python -m benchmarks.race --write $(ARGS)
+
+race-simulated: .venv/.synced  ## keyfleet's core alone in the same race, on a simulated clock
+	@$(BIN)/python -m benchmarks.race.simulated $(ARGS)
+
 wheel: .uv-found  ## build the wheel into dist/
 	@UV_PYTHON_DOWNLOADS=never $(UV) build --quiet --wheel --out-dir dist
 
 clean:  ## remove what was built, environments included
-	rm -rf .venv .venv-openai3 .venv-litellm .venv-litellm-newest .venv-upstream .venv-upstream3 .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-openai3 .venv-litellm .venv-litellm-newest .venv-upstream .venv-upstream3 \
+		.venv-race .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache
 
 # How the environments come to be. A stamp inside each one tells when it was last brought up to the
@@ -116,6 +123,12 @@ clean:  ## remove what was built, environments included
 	@test -x $(BINU3)/python || echo "keyfleet: setting up .venv-upstream3 with $(PYTHON)"
 	@if test -x $(BINU3)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-upstream3 $(SYNC) --no-default-groups --group dev --group openai3 --group upstream "$$@"
+	@touch $@
+
+.venv-race/.synced: $(LOCK) | .uv-found
+	@test -x .venv-race/bin/python || echo "keyfleet: setting up .venv-race with $(PYTHON)"
+	@if test -x .venv-race/bin/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-race $(SYNC) --no-default-groups --group dev --group openai2 --group race "$$@"
 	@touch $@
 
 .PHONY: .python-found .uv-found print-uv

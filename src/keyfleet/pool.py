@@ -313,7 +313,7 @@ class KeyPool:
             CannotServe: no further attempt was granted.
         """
         last: tuple[Grant, Reply[object]] | None = None
-        begun = self._at_once(order, self._budget)
+        begun = self._at_once(order)
         if begun is not None:
             lease = self.leased(begun)
             try:
@@ -325,6 +325,8 @@ class KeyPool:
             if settle is not None:
                 self.finish(settle)
             if first.outcome.ok:
+                with self._lock:
+                    self._budget.earn()
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
@@ -340,7 +342,7 @@ class KeyPool:
     ) -> tuple[Lease, Reply[R]]:
         """Do as `call`, without blocking the event loop."""
         last: tuple[Grant, Reply[object]] | None = None
-        begun = self._at_once(order, self._budget)
+        begun = self._at_once(order)
         if begun is not None:
             lease = self.leased(begun)
             try:
@@ -352,27 +354,23 @@ class KeyPool:
             if settle is not None:
                 self.finish(settle)
             if first.outcome.ok:
+                with self._lock:
+                    self._budget.earn()
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
         grant, reply = await arun(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
-    def _at_once(self, order: Order, budget: Budget | None = None) -> Grant | None:
-        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``.
-
-        What is granted to a whole call counts for the `budget` of retries.
-        """
+    def _at_once(self, order: Order) -> Grant | None:
+        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
         if not self._local or order.holder is not None or order.priority not in PATIENCE:
             return None
         with self._lock:
             now = self._clock.now()
             if now > order.deadline:
                 return None
-            grant = self._scheduler.at_once(order.demand, now, self._store.reserve)
-            if grant is not None and budget is not None:
-                budget.earn()
-            return grant
+            return self._scheduler.at_once(order.demand, now, self._store.reserve)
 
     # Flows and their drivers; `keyfleet.simulate` is the third
 

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfleet import Limit
-from keyfleet._core.bucket import MARGIN, REGROWTH_PER_SECOND, Bucket
+from keyfleet._core.bucket import (
+    LEAST_MARGIN,
+    MARGIN,
+    REGROWTH_PER_SECOND,
+    WARY_FOR,
+    Bucket,
+)
 from keyfleet._limits import DAY, MINUTE, Metric
 
 LIMITS = st.floats(1, 1e8)
@@ -128,13 +134,36 @@ def test_spares_tells_whether_another_still_fits_then() -> None:
 
 class TestAnchor:
     LEAD = MARGIN * 10  # of a bucket of 600 a minute
+    LEAST = LEAST_MARGIN * 10
 
     def test_isolated_answer_is_believed_wholly(self) -> None:
         for told in (100.0, 400.0):
             rpm = bucket(amount=600)
             mark = rpm.take(300)
             rpm.anchor(told, mark, flew_for=0.0, upward=True)
-            assert rpm.level == pytest.approx(told - self.LEAD)
+            assert rpm.level == pytest.approx(told - self.LEAST)
+
+    def test_the_longer_an_answer_flew_the_more_of_the_margin_is_kept(self) -> None:
+        levels = []
+        for flew_for in (0.0, 0.1, 1.0):
+            rpm = bucket(amount=600)
+            mark = rpm.take(300)
+            rpm.refill(flew_for)
+            rpm.anchor(250.0, mark, flew_for=flew_for, upward=True)
+            levels.append(rpm.level - flew_for * 10)
+        assert levels == [
+            pytest.approx(250 - margin * 10)
+            for margin in (LEAST_MARGIN, 0.1 + LEAST_MARGIN, MARGIN)
+        ]
+
+    def test_after_a_refusal_the_margin_is_kept_whole_for_a_while(self) -> None:
+        for waited, lead in ((0.0, self.LEAD), (WARY_FOR, self.LEAST)):
+            rpm = bucket(amount=600)
+            rpm.refused(cost=1, ready_after=1.0)
+            rpm.refill(waited)
+            mark = rpm.take(1)
+            rpm.anchor(300.0, mark, flew_for=0.0, upward=True)
+            assert rpm.level == pytest.approx(300 - lead)
 
     def test_calls_made_since_are_not_counted_twice(self) -> None:
         rpm = bucket(amount=600)
@@ -150,9 +179,9 @@ class TestAnchor:
         for _ in range(10):
             rpm.take(1)
         mark = rpm.take(1)
-        # The provider charged this one first: nothing is wrong.
+        # The provider charged this one first: nothing is wrong, but the margin was too large.
         rpm.anchor(600.0 - 1, mark, flew_for=0.0, upward=True)
-        assert rpm.level == 597.5 - 11
+        assert rpm.level == pytest.approx(600 - self.LEAST - 11)
 
     def test_what_refilled_on_the_way_is_not_given_back(self) -> None:
         rpm = bucket(amount=600)
@@ -166,7 +195,7 @@ class TestAnchor:
         mark = rpm.take(1)
         for _ in range(10):
             rpm.take(1)
-        rpm.anchor(600.0 - 11 - 50, mark, flew_for=0.1, upward=True)
+        rpm.anchor(600.0 - 11 - 50, mark, flew_for=1.0, upward=True)
         assert rpm.level == pytest.approx(597.5 - 11 - 50)
 
     def test_what_was_corrected_since_is_not_corrected_again(self) -> None:
@@ -203,12 +232,12 @@ class TestAnchor:
         for call in answers:
             rpm.anchor(told[call], marks[call], flew_for=0.0, upward=True)
             rpm.pending -= 1
-        error = rpm.level - (level - self.LEAD)
-        # Never too little by anything; too much by what could be one of ours, at the most.
-        assert -1e-6 <= error <= min(others, 40) + 1e-6
+        error = rpm.level - (level - self.LEAST)
+        # Never too little by more than the margin; too much by what could be one of ours.
+        assert self.LEAST - self.LEAD - 1e-6 <= error <= min(others, 40) + 1e-6
         mark = rpm.take(1)
         rpm.anchor(level - 1, mark, flew_for=0.0, upward=True)
-        assert rpm.level == pytest.approx(level - 1 - self.LEAD)
+        assert rpm.level == pytest.approx(level - 1 - self.LEAST)
 
 
 def test_a_slowed_bucket_tells_its_instant_at_the_rate_that_grows_back() -> None:
@@ -279,6 +308,67 @@ class TestRefused:
         slots = bucket("concurrent", 2)
         slots.refused(cost=1, ready_after=5)
         assert slots.level == 2
+
+
+class TestEnforce:
+    def test_a_window_bounds_the_burst_and_not_the_rate(self) -> None:
+        rpm = bucket(amount=600)
+        rpm.enforce(1.0)
+        assert rpm.rate == 10
+        assert rpm.level == rpm.capacity == 10 - MARGIN * 10
+        rpm.learn(1200, 1200)
+        assert rpm.capacity == 7.5, "configured at 600, and still enforced by the second"
+
+    def test_a_longer_window_than_known_teaches_nothing(self) -> None:
+        rpm = bucket(amount=600)
+        rpm.enforce(1.0)
+        rpm.enforce(10.0)
+        assert rpm.burst == 10
+        slots = bucket("concurrent", 3)
+        slots.enforce(1.0)
+        assert slots.burst is None
+
+    def test_headers_of_the_minute_say_nothing_of_the_second(self) -> None:
+        rpm = bucket(amount=600)
+        rpm.enforce(1.0)
+        mark = rpm.take(7)
+        rpm.anchor(580.0, mark, flew_for=0.0, upward=True)
+        assert rpm.level == pytest.approx(0.5), "the minute's bucket isn't the one that binds"
+        rpm.anchor(3.0, mark, flew_for=0.0, upward=True)
+        assert rpm.level == pytest.approx(3.0 - LEAST_MARGIN * 10), "now it is"
+
+
+class TestPrice:
+    def tpm(self, price: float) -> Bucket:
+        """Return a bucket whose calls of 1,000 were charged `price` times as much, in turn."""
+        tpm = bucket("tpm", 60_000)
+        level = 60_000.0
+        for _ in range(6):
+            mark = tpm.take(1000)
+            level -= 1000 * price
+            tpm.reprice(level, mark, tpm.at)
+            tpm.anchor(level, mark, flew_for=0.0, upward=True)
+            tpm.pending -= 1000
+        assert tpm.level * tpm.price == pytest.approx(level - LEAST_MARGIN * 1000, rel=1e-3)
+        return tpm
+
+    @pytest.mark.parametrize("price", [0.5, 1.0, 1.5, 3.0])
+    def test_what_is_charged_otherwise_is_known_after_a_few_answers(self, price: float) -> None:
+        tpm = self.tpm(price)
+        assert tpm.price == pytest.approx(price, rel=0.01)
+        assert tpm.rate == pytest.approx(1000 / price, rel=0.01)
+        assert tpm.snapshot(tpm.at).available == pytest.approx(tpm.level * tpm.price)
+
+    def test_requests_have_no_price(self) -> None:
+        rpm = bucket(amount=600)
+        mark = rpm.take(1)
+        rpm.reprice(300.0, mark, 0.0)
+        assert rpm.price == 1.0
+
+    def test_a_bucket_just_learned_counts_in_our_units(self) -> None:
+        tpm = self.tpm(2.0)
+        tpm.place(10_000.0)
+        assert tpm.level == pytest.approx(5_000 - MARGIN * 500, rel=0.01)
 
 
 class TestSlowDown:

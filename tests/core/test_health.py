@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfleet._core.health import (
+    FAULTS_OF_FLAKY,
     FAULTS_TO_OPEN,
     OPEN_AT_MOST,
     OPEN_FOR,
@@ -47,6 +48,18 @@ def test_a_success_between_faults_starts_the_count_anew() -> None:
     assert one.state is State.CLOSED
 
 
+def test_one_that_fails_now_and_then_is_left_alone_later() -> None:
+    one = subject()
+    one.tell(Event.FAULT, 0.0)
+    one.tell(Event.SUCCESS, 0.0)
+    faults = [one.tell(Event.FAULT, 0.0) for _ in range(FAULTS_OF_FLAKY)]
+    assert faults == [False] * (FAULTS_OF_FLAKY - 1) + [True]
+    one.tell(Event.DUE, 0.0)
+    one.tell(Event.PROBE, 0.0)
+    one.tell(Event.SUCCESS, 0.0)
+    assert one.flaky, "its probe was answered"
+
+
 def test_backoff_doubles_up_to_its_bound_and_a_success_resets_it() -> None:
     one, lasted = subject(), []
     one.tell(Event.COOL, 0.0)
@@ -55,7 +68,7 @@ def test_backoff_doubles_up_to_its_bound_and_a_success_resets_it() -> None:
         one.tell(Event.DUE, 0.0)
         one.tell(Event.PROBE, 0.0)
         one.tell(Event.FAULT, 0.0)
-    assert lasted == [OPEN_FOR * 2**n for n in range(5)] + [OPEN_AT_MOST] * 3
+    assert lasted == [OPEN_FOR, OPEN_FOR, OPEN_FOR, 2, 4, 8, 16, OPEN_AT_MOST]
     one.tell(Event.DUE, 0.0)
     one.tell(Event.PROBE, 0.0)
     one.tell(Event.SUCCESS, 0.0)

@@ -445,6 +445,55 @@ class TestRefused:
         assert acme.buckets[0].level == 597.5 - 1
 
 
+class TestExactly:
+    """A refusal that told what was used says more than its delay in whole seconds."""
+
+    def refused(self, **told: object) -> tuple[Ledger, Account]:
+        book = ledger(a=Limits(rpm=600))
+        account = book.account("a", None, "m", 0.0)
+        reservation = take(book, account)
+        facts = {"metric": Metric.REQUESTS, "period": MINUTE, "limit": 600.0, "requested": 1.0}
+        outcome = Outcome(kind=Kind.RATE_LIMITED, **{**facts, **told})  # type: ignore[arg-type]
+        book.settle(Settlement(reservation, ONE, (), outcome), 0.0)
+        return book, account
+
+    def test_a_rounded_delay_is_replaced_by_arithmetic(self) -> None:
+        _, account = self.refused(used=600.0, retry_after=1.0)
+        assert account.ready_at(ONE, 0.0) == pytest.approx(0.1 + MARGIN)
+
+    def test_a_delay_that_comes_alone_is_believed(self) -> None:
+        _, account = self.refused(used=None, retry_after=3.0)
+        assert account.ready_at(ONE, 0.0) == pytest.approx(3 + MARGIN)
+
+    def test_a_delay_beyond_rounding_is_believed(self) -> None:
+        _, account = self.refused(used=600.0, retry_after=30.0)
+        assert account.ready_at(ONE, 0.0) == pytest.approx(30 + MARGIN)
+
+    def test_a_refusal_although_there_was_room_tells_of_a_window(self) -> None:
+        _, account = self.refused(used=20.0, retry_after=1.0)
+        (rpm,) = account.buckets
+        assert rpm.burst == 10
+        assert rpm.capacity == 10 - MARGIN * 10
+        assert account.ready_at(ONE, 0.0) == pytest.approx(2 * MARGIN)
+
+
+class TestPriced:
+    def test_what_is_settled_back_is_not_taken_for_a_lower_price(self) -> None:
+        """Refused calls took tokens here, and none there."""
+        book = ledger(a=Limits(tpm=60_000))
+        account = book.account("a", None, "m", 0.0)
+        (tpm,) = account.buckets
+        level = 60_000.0
+        for number in range(40):
+            reservation = take(book, account, cost(tokens=1000))
+            charged = number % 2 == 0
+            level -= 1000 * charged
+            told = (reading(Metric.TOKENS, 60_000, level, period=MINUTE),) if charged else ()
+            used = cost(tokens=1000 * charged)
+            book.settle(Settlement(reservation, used, told), 0.0)
+        assert 1.0 <= tpm.price <= 1.1
+
+
 class TestMerge:
     def test_use_of_both_adds_up_in_one_bucket(self) -> None:
         book = ledger(a=Limits(rpm=600), b=Limits(rpm=600, tpm=1000))

@@ -42,9 +42,13 @@ def test_what_was_charged_and_wrong_is_never_repeated(kind: Kind) -> None:
     assert not decide(kind).retry
 
 
-@pytest.mark.parametrize("kind", [Kind.SERVER_ERROR, Kind.TIMEOUT, Kind.NETWORK])
-def test_another_owner_first_at_once(kind: Kind) -> None:
-    assert decide(kind) == Verdict(retry=True, delay=0.0, avoid=frozenset({"a"}))
+@pytest.mark.parametrize("kind", [Kind.SERVER_ERROR, Kind.NETWORK])
+def test_another_owner_first_at_once_and_the_same_last(kind: Kind) -> None:
+    assert decide(kind) == Verdict(retry=True, delay=0.0, last=frozenset({"a"}))
+
+
+def test_an_owner_that_did_not_answer_is_avoided() -> None:
+    assert decide(Kind.TIMEOUT) == Verdict(retry=True, delay=0.0, avoid=frozenset({"a"}))
 
 
 def test_waiting_second_when_all_owners_were_tried() -> None:

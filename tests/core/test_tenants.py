@@ -39,9 +39,7 @@ class Queue:
     ) -> Ticket:
         self.number += 1
         demand = Demand(model="m", requests=size)
-        return Ticket(
-            self.number, demand, self.lane, priority, self.now, gives_up_at, frozenset(), tenant
-        )
+        return Ticket(self.number, demand, self.lane, priority, self.now, gives_up_at, tenant)
 
     def add(self, *args: object, **named: object) -> Ticket:
         ticket = self.ticket(*args, **named)  # type: ignore[arg-type] # passed on

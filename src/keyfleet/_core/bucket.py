@@ -31,10 +31,18 @@ from math import inf
 from typing import Final
 
 from .._limits import Limit, Metric
+from .pricing import Gauge, Told
 
+#: What is estimated by a formula, and may be charged by another.
+PRICED: Final = frozenset({Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS})
 #: Seconds of refill that our capacity stays below the provider's. Twice the scatter of arrival
 #: times seen on a busy machine; 0.4 % of a per-minute limit, once.
 MARGIN: Final = 0.25
+#: Seconds of refill that our level stays below what a quick answer told, besides its own time: the
+#: scatter of arrivals on an idle machine.
+LEAST_MARGIN: Final = 0.02
+#: Seconds after a refusal for which the margin is kept whole.
+WARY_FOR: Final = 60.0
 #: Relative slack of comparisons, so that waking at a computed instant finds enough.
 EPSILON: Final = 1e-9
 #: OpenAI's advice on "slow_down": grow at most 50 % per 15 minutes (Error codes guide, 2026-11).
@@ -70,20 +78,25 @@ class Bucket:
 
     __slots__ = (
         "at",
+        "burst",
         "capacity",
         "ceiling",
         "configured",
         "corrected",
+        "gauge",
         "level",
         "limit",
         "metric",
         "name",
         "pending",
         "period",
+        "price",
         "rate",
+        "returned",
         "scope",
         "taken",
         "throttle",
+        "wary_until",
     )
 
     def __init__(
@@ -105,6 +118,11 @@ class Bucket:
         self.period = period
         #: The rule that the user stated, an upper bound to what headers tell.
         self.configured = configured
+        #: The capacity that refusals proved to be smaller than the limit; `None` = none did.
+        self.burst: float | None = None
+        #: The provider's units for one of ours; `gauge` learns it, for token limits.
+        self.price = 1.0
+        self.gauge = Gauge() if metric in PRICED else None
         self.throttle = 1.0
         self._adopt(limit, limit)
         self.level = self.capacity
@@ -114,6 +132,10 @@ class Bucket:
         #: Sum of all costs taken so far, and of those whose answer's headers weren't seen yet.
         self.taken = 0.0
         self.pending = 0.0
+        #: Sum of all that settling gave back, less what it took more.
+        self.returned = 0.0
+        #: Until then the margin is kept whole, since something was refused.
+        self.wary_until = -inf
 
     @classmethod
     def of(cls, limit: Limit, scope: str, now: float) -> Bucket:
@@ -138,11 +160,15 @@ class Bucket:
         self.ceiling = ceiling
         own = self.configured.burst if self.configured is not None else None
         full = ceiling if own is None else min(ceiling, own)
+        if self.burst is not None and self.burst < full:
+            full = self.burst
+        full /= self.price
         if self.period is None:
             self.rate, self.capacity = 0.0, full
         else:
-            self.rate = limit / self.period * self.throttle
-            self.capacity = full - min(MARGIN * limit / self.period, full / 2)
+            full_rate = limit / self.period / self.price
+            self.rate = full_rate * self.throttle
+            self.capacity = full - min(MARGIN * full_rate, full / 2)
 
     def refill(self, now: float) -> None:
         """Bring the level up to `now`. An earlier `now` changes nothing."""
@@ -159,7 +185,7 @@ class Bucket:
     def _set_throttle(self, throttle: float) -> None:
         self.throttle = min(1.0, max(throttle, 1 / 64))
         if self.period is not None:
-            self.rate = self.limit / self.period * self.throttle
+            self.rate = self.limit / self.period / self.price * self.throttle
 
     def slow_down(self, now: float) -> None:
         """Halve the rate; it grows back by half every 15 minutes."""
@@ -222,8 +248,15 @@ class Bucket:
             flew_for: seconds since then, an upper bound of its way to the provider.
             upward: whether the provider may know better that there is more.
         """
+        lead = self._lead()
+        told /= self.price
+        if told > self.capacity + lead:
+            return  # the bucket that is shown isn't the one that binds
         _, level_then, corrected_then, pending_then, taken_then = mark
-        wrong = (told - self._lead()) - level_then - (self.corrected - corrected_then)
+        scatter = flew_for + LEAST_MARGIN
+        if scatter < MARGIN and self.at >= self.wary_until:
+            lead = max(0.0, lead - (MARGIN - scatter) * self.rate)
+        wrong = (told - lead) - level_then - (self.corrected - corrected_then)
         at_most = wrong + (self.taken - taken_then)
         at_least = wrong - pending_then - flew_for * self.rate
         if at_most < 0:
@@ -250,11 +283,36 @@ class Bucket:
 
     def _lead(self) -> float:
         """By how much the provider's bucket is above ours when both are full."""
-        return self.ceiling - self.capacity
+        if self.burst is None:
+            return self.ceiling / self.price - self.capacity
+        return min(MARGIN * self.rate, self.capacity)
+
+    def reprice(self, told: float, mark: Mark, granted_at: float) -> None:
+        """Learn from an answer's headers what the provider charges for a unit of ours.
+
+        Args:
+            told: the provider's level right after it charged that request.
+            mark: from when we took its cost.
+            granted_at: that instant. The bucket is refilled to now.
+        """
+        if self.gauge is None or self.period is None:
+            return
+        _, _, _, pending_then, taken_then = mark
+        at_least = taken_then - pending_then - self.returned
+        at_most = self.taken - self.returned
+        reading = Told(told, at_least, at_most, granted_at, self.at)
+        price = self.gauge.tell(reading, limit=self.ceiling, rate=self.limit / self.period)
+        if price != self.price:
+            before = self.level
+            self.level *= self.price / price
+            self.price = price
+            self._adopt(self.limit, self.ceiling)
+            self.give_back(0.0)
+            self.corrected += self.level - before
 
     def place(self, told: float) -> None:
         """Set the level of a bucket just learned: the provider's, less our margin."""
-        self.level = min(told - self._lead(), self.capacity)
+        self.level = min(told / self.price - self._lead(), self.capacity)
 
     def learn(self, limit: float, ceiling: float) -> None:
         """Adopt a limit that headers told because it changed.
@@ -272,9 +330,17 @@ class Bucket:
         """Believe a refusal: the provider will not admit `cost` for so many seconds."""
         if not self.rate:
             return
+        self.wary_until = self.at + WARY_FOR
         level = self.need(cost) - self.rate * (ready_after + MARGIN)
         if level < self.level:
             self._correct(level - self.level)
+
+    def enforce(self, window: float) -> None:
+        """Believe that the limit is enforced in windows of so many seconds: no burst beyond one."""
+        if self.period is not None and (self.burst is None or self.rate * window < self.burst):
+            self.burst = max(1.0, self.limit / self.period * window)
+            self._adopt(self.limit, self.ceiling)
+            self._correct(0.0)
 
     def merge(self, other: Bucket, now: float) -> None:
         """Take over another bucket that turned out to be this one: both were spent from it."""
@@ -303,6 +369,6 @@ class Bucket:
             scope=self.scope,
             name=self.name,
             limit=self.limit,
-            available=available,
+            available=available * self.price,
             learned=self.configured is None,
         )

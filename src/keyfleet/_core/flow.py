@@ -19,7 +19,7 @@ from .._outcome import NOTHING, Kind, Observation, Outcome
 from .._usage import Demand
 from ..errors import NoUsableKey, TooLarge
 from .ledger import Answer, Reservation
-from .retry import Attempts, Budget, RetryPolicy
+from .retry import Attempts, Budget, RetryPolicy, Verdict
 from .scheduler import Grant, Reserve, Scheduler, Wait
 
 R = TypeVar("R")
@@ -134,7 +134,11 @@ class Order:
 
 
 def acquire(
-    scheduler: Scheduler, order: Order, now: float, avoid: frozenset[str] = frozenset()
+    scheduler: Scheduler,
+    order: Order,
+    now: float,
+    avoid: frozenset[str] = frozenset(),
+    last: frozenset[str] = frozenset(),
 ) -> Generator[Effect, Told, Grant]:
     """Wait for a key and a reservation.
 
@@ -143,8 +147,9 @@ def acquire(
     """
     gives_up_at = min(now + order.wait_for, order.deadline)
     ticket = scheduler.enter(
-        order.demand, now, gives_up_at, order.priority, avoid, order.holder, order.tenant
+        order.demand, now, gives_up_at, order.priority, order.holder, order.tenant
     )
+    ticket.avoid, ticket.last = avoid, last
     try:
         while (effect := scheduler.step(ticket, now)) is not None:
             now, answer = yield effect
@@ -178,19 +183,18 @@ def call(
         CannotServe: no further attempt was granted, and no answer is there to be shown.
     """
     attempts = Attempts(now if last is None else last[0].entered_at)
-    if last is None:
-        budget.earn()
-    avoid: frozenset[str] = frozenset()
+    verdict = Verdict(retry=True)
     while True:
         if last is None or attempts.made:
             try:
-                grant = yield from acquire(scheduler, order, now, avoid)
+                grant = yield from acquire(scheduler, order, now, verdict.avoid, verdict.last)
             except (NoUsableKey, TooLarge):
                 if last is not None:
                     return last  # the provider's own words say more
                 raise
             reply, now = yield from _attempt(grant)
             if reply.outcome.ok:
+                budget.earn()
                 return grant, reply
             last = grant, reply
         grant, reply = last
@@ -204,7 +208,6 @@ def call(
         )
         if not verdict.retry or now + verdict.delay > order.deadline:
             return last
-        avoid = verdict.avoid
         if verdict.delay:
             now, _ = yield Wait(None, now + verdict.delay)
 

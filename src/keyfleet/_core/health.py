@@ -23,15 +23,26 @@ from __future__ import annotations
 
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._outcome import Kind, Outcome
 
+if TYPE_CHECKING:
+    from .opening import Opening
+
 #: Faults in a row before an owner is left alone: one is chance, three is a state.
 FAULTS_TO_OPEN: Final = 3
-#: Seconds that an owner or model is left alone for the first time; doubled each further time.
+#: The same for one whose faults were followed by answers: it fails now and then, and still serves.
+#: Where three attempts in ten fail, three in a row come every 40 attempts, six every 2,000.
+FAULTS_OF_FLAKY: Final = 6
+#: Seconds that an owner or model is left alone for the first times; doubled each further time. A
+#: probe that fails once or twice may be chance, and to be left alone costs an owner its quota.
 OPEN_FOR: Final = 1.0
+OPENINGS_ALIKE: Final = 2
 OPEN_AT_MOST: Final = 30.0
+#: Seconds that one is left alone which did not answer in time: a probe would cost a call as long
+#: again as the client waits for an answer, so such an owner is not probed by the second.
+HUNG_FOR: Final = 30.0
 #: Seconds between probes of an owner without credit; doubled each time. Nobody adds credit by the
 #: second, and a provider may take frequent probes amiss.
 PARK_FOR: Final = 600.0
@@ -44,7 +55,7 @@ TRIALS: Final = 5
 #: Seconds after which more may: refusals of a key come within a round trip, which a busy client
 #: reads late; answers may take long.
 TRIAL_FOR: Final = 1.0
-TRIAL_GROWTH: Final = 8
+TRIAL_GROWTH: Final = 3
 
 
 class State(Enum):
@@ -132,8 +143,11 @@ class Subject:
     __slots__ = (
         "allowed",
         "faults",
+        "flaky",
         "name",
+        "opening",
         "openings",
+        "pauses_until",
         "proven",
         "reason",
         "since",
@@ -150,6 +164,8 @@ class Subject:
         #: The instant when OPEN, PARKED or PROBING ends.
         self.until = inf
         self.faults = 0
+        #: Its last faults were followed by an answer.
+        self.flaky = False
         #: How often in a row it was left alone: the exponent of the backoff.
         self.openings = 0
         #: The provider's code of what happened, for status.
@@ -158,6 +174,10 @@ class Subject:
         self.proven = False
         self.trials = 0
         self.allowed = TRIALS
+        #: Of an owner's model family: how fast it is used until it is tested; ``None`` = it is.
+        self.opening: Opening | None = None
+        #: Of an owner's model family: no more is granted before this instant; -infinite = now.
+        self.pauses_until = -inf
 
     def __repr__(self) -> str:
         return f"<Subject {self.name}: {self.state.value}>"
@@ -165,7 +185,16 @@ class Subject:
     @property
     def usable(self) -> bool:
         """Whether an attempt may be made now."""
+        if self.pauses_until > -inf:
+            return False
         return self.state is State.CLOSED or self.state is State.HALF_OPEN
+
+    @property
+    def condition(self) -> str:
+        """What is the matter with it, for a message."""
+        if self.pauses_until > -inf:
+            return "is not granted more before its first answers"
+        return f"is {self.state.value} ({self.reason})"
 
     @property
     def trusted(self) -> bool:
@@ -186,6 +215,7 @@ class Subject:
         self.reason = reason or self.reason
         self.until = now + self._lasts(state, retry_after)
         if state is State.CLOSED:
+            self.flaky = event is Event.SUCCESS
             self.openings = 0
             self.reason = ""
             self.proven = False  # a key that comes back is on trial again
@@ -195,13 +225,15 @@ class Subject:
     def _breaks(self, event: Event) -> bool:
         """Count faults in a row; return whether the event is enough to leave CLOSED."""
         if event is Event.SUCCESS:
+            self.flaky = self.flaky or self.faults > 0
             self.faults = 0
             return False
         if event is Event.FAULT:
             self.faults += 1
-            if self.faults < FAULTS_TO_OPEN:
+            if self.faults < (FAULTS_OF_FLAKY if self.flaky else FAULTS_TO_OPEN):
                 return False
         self.faults = 0
+        self.flaky = False
         return True
 
     def _lasts(self, state: State, retry_after: float | None) -> float:
@@ -209,8 +241,10 @@ class Subject:
             return PROBE_FOR
         if state not in (State.OPEN, State.PARKED):
             return inf
-        first, most = (OPEN_FOR, OPEN_AT_MOST) if state is State.OPEN else (PARK_FOR, PARK_AT_MOST)
-        lasts = min(first * 2.0**self.openings, most)
+        if state is State.OPEN:
+            lasts = min(OPEN_FOR * 2.0 ** max(0, self.openings - OPENINGS_ALIKE), OPEN_AT_MOST)
+        else:
+            lasts = min(PARK_FOR * 2.0**self.openings, PARK_AT_MOST)
         self.openings = min(self.openings + 1, 30)
         return max(lasts, retry_after or 0.0)
 

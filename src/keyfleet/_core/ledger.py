@@ -19,13 +19,19 @@ from typing import Final
 
 from .._limits import OWNER_WIDE, RULES, Costs, Limits
 from .._outcome import Kind, Outcome, Reading
-from .bucket import Bucket, Mark
+from .bucket import MARGIN, Bucket, Mark
 
 #: Seconds after which an unsettled reservation comes back: the SDK's own time-out for a request
 #: is 600 s, and a stream may go on for longer.
 LIFETIME: Final = 900.0
 #: Seconds to keep away from an owner that refused without saying for how long.
 UNKNOWN_REFUSAL: Final = 1.0
+
+#: Seconds in which a limit per minute is enforced that isn't by the minute: "60,000 requests/minute
+#: may be enforced as 1,000 requests/second" (OpenAI help centre).
+WINDOW: Final = 1.0
+#: ``retry-after`` is in whole seconds, rounded up.
+ROUNDED: Final = 1.0
 
 #: What an expired reservation still holds.
 NOTHING_TAKEN: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
@@ -403,6 +409,7 @@ class Ledger:
                 if now > bucket.at:
                     bucket.refill(now)
                 bucket.give_back(back)
+                bucket.returned += back
                 if back > 0:
                     freed = True
         return freed
@@ -435,6 +442,7 @@ class Ledger:
         for bucket, *_ in reservation.marks:
             bucket.refill(now)
             bucket.give_back(reservation.costs[bucket.metric])
+            bucket.returned += reservation.costs[bucket.metric]
 
     @staticmethod
     def _answer(reservation: Reservation) -> None:
@@ -463,7 +471,9 @@ class Ledger:
             before = bucket.level
             bucket.learn(limit, reading.burst or limit)
             if settlement.anchors:
-                flew_for = now - (reservation.expires_at - self._lifetime)
+                granted_at = reservation.expires_at - self._lifetime
+                flew_for = now - granted_at
+                bucket.reprice(reading.level, mark, granted_at)
                 bucket.anchor(reading.level, mark, flew_for=flew_for, upward=limit <= bucket.limit)
             more = more or bucket.level > before
         self._answer(reservation)
@@ -517,8 +527,11 @@ class Ledger:
             if refusing is None:
                 account.not_before = max(account.not_before, now + after)
                 return
-            cost = outcome.requested or reservation.costs[refusing.metric]
-            refusing.refused(cost=cost, ready_after=after)
+            cost = outcome.requested or reservation.costs[refusing.metric] * refusing.price
+            if outcome.used is not None and outcome.period is not None:
+                missing = outcome.used + cost - refusing.limit
+                after = _exactly(refusing, outcome.period, missing, after)
+            refusing.refused(cost=cost / refusing.price, ready_after=after)
 
     def _refusing(self, reservation: Reservation, outcome: Outcome, now: float) -> Bucket | None:
         """Return the bucket that a refusal was about, made from what it told if need be."""
@@ -592,6 +605,19 @@ def _scope(organization: str, project: str | None) -> str:
 
 def _in_scope(scope: str, organization: str) -> bool:
     return scope == organization or scope.startswith(f"{organization}/")
+
+
+def _exactly(bucket: Bucket, period: float, missing: float, after: float) -> float:
+    """Return the seconds that a refusal means, where it told more than a delay in whole seconds.
+
+    A delay that is longer than rounding explains is believed: its period is not the bucket's
+    ("Please try again in 114h18m0s", openai/openai-dotnet#404).
+    """
+    if missing < 0:  # there was room for it: a shorter window refused, which is empty
+        bucket.enforce(WINDOW)
+        missing = bucket.rate * bucket.price * MARGIN
+    exactly = missing * period / bucket.limit
+    return exactly if after <= max(exactly, WINDOW) + ROUNDED else after
 
 
 def _guarded_until(guards: tuple[Guard, ...], account: Account, costs: Costs) -> float:

@@ -14,8 +14,9 @@ tenant together. Who finds nobody waiting is served at once and uses what nobody
 The first of a lane is its *head*. Whatever fits the head goes to the head. While it waits for its
 account, calls behind it may pass only where that doesn't delay it: the store checks the head's
 `Guard` with each claim. So a large call isn't starved by small ones, and small ones use what it
-leaves. Only calls smaller than the head in some metric can fit where it doesn't, so only those are
-tried, at most `DEPTH`, and none that is as large as one that was tried and failed.
+leaves. Only calls that are smaller than the head in some metric, or that may go to an owner which
+the head avoids, can fit where it doesn't; so only those are tried, at most `DEPTH`,
+and none that differs from one that was tried and failed in neither.
 
 A store that is shared by processes *books* for a head instead: the costs are taken at once, and the
 head sleeps until they may be used. So no guard is needed, and heads of all processes are served in
@@ -72,6 +73,7 @@ class Ticket:
         "gives_up_at",
         "key",
         "lane",
+        "last",
         "left",
         "number",
         "reservation",
@@ -92,7 +94,6 @@ class Ticket:
         priority: str,
         now: float,
         gives_up_at: float,
-        avoid: frozenset[str],
         tenant: str | None = None,
     ) -> None:
         self.number = number
@@ -102,7 +103,9 @@ class Ticket:
         self.entered_at = now
         self.gives_up_at = gives_up_at
         self.due_at = min(now + PATIENCE[priority], gives_up_at)
-        self.avoid = avoid
+        #: Owners that it is not granted while others are left, and those that come last.
+        self.avoid: frozenset[str] = frozenset()
+        self.last: frozenset[str] = frozenset()
         self.tenant = tenant
         self.waiting = False
         self.left = False
@@ -254,12 +257,9 @@ class Lane:
         return self.head is None or self.shares.comes_first(ticket)
 
     def may_try(self, ticket: Ticket) -> bool:
-        """Whether a call that doesn't wait may be tried: as the head, or to pass it.
-
-        It could fit where the head doesn't if it is smaller in some metric.
-        """
+        """Whether a call that doesn't wait may be tried: as the head, or to pass it."""
         head = self.head
-        if head is None or _smaller(ticket.costs, head.costs):
+        if head is None or _may_fit(ticket, head):
             return True
         return self.shares.comes_first(ticket)
 
@@ -276,12 +276,12 @@ class Lane:
         return ticket.waiting or not self.shares.comes_first(ticket)
 
     def candidates_to_pass(self, now: float) -> Iterator[Ticket]:
-        """Yield calls behind the head, each smaller in some metric than all yielded before."""
+        """Yield calls behind the head, each of which may fit where all yielded before don't."""
         head, *behind = islice(self._in_turn(now), DEPTH + 1)
-        tried = [head.costs]
+        tried = [head]
         for ticket in behind:
-            if ticket.costs not in tried and all(_smaller(ticket.costs, one) for one in tried):
-                tried.append(ticket.costs)
+            if all(_may_fit(ticket, other) for other in tried):
+                tried.append(ticket)
                 yield ticket
 
     def _in_turn(self, now: float) -> Iterator[Ticket]:
@@ -304,5 +304,9 @@ class Lane:
             heapreplace(turns, ((served + price, after.due_at, after.number), place, taken + 1))
 
 
-def _smaller(costs: Costs, than: Costs) -> bool:
-    return any(map(lt, costs, than))
+def _may_fit(ticket: Ticket, other: Ticket) -> bool:
+    """Whether a call could fit where another doesn't.
+
+    It is smaller in some metric, or an owner that the other avoids is open to it.
+    """
+    return not other.avoid <= ticket.avoid or any(map(lt, ticket.costs, other.costs))

@@ -6,8 +6,11 @@ doesn't count against `stop`: it can happen only once for each of them. Faults o
 on a budget that all calls share, so that an outage isn't multiplied by the number of attempts.
 
 Failover comes first, waiting second: as long as an owner of the call hasn't been tried, the next
-attempt goes there at once; then the wait policy's delay applies and all may be tried again. A
-rate limit needs no delay of its own: its bucket knows when.
+attempt goes there at once; then the wait policy's delay applies and all may be tried again. Where
+the others have no quota left for now, an owner that answered with an error is asked again as long
+as its health lets it: one that fails three calls in ten still serves seven. One that did not answer
+in time isn't: another such wait would cost the call more. A rate limit needs no delay of its own:
+its bucket knows when.
 
 Policies are tenacity's: any ``wait_*`` (`tenacity.wait`) and ``stop_*`` (`tenacity.stop`) object,
 or a function of a `RetryCallState`. Delays get full jitter here, and only here.
@@ -34,6 +37,8 @@ class Rule:
     retries: bool
     #: The owner that gave it is not asked again by this call while others are left.
     avoids_owner: bool = False
+    #: The owner that gave it is asked last by this call: if it is well, and no other has room now.
+    asks_owner_last: bool = False
     #: The attempt counts for the stop policy.
     counts: bool = True
     #: A further attempt draws on the shared budget, and waits by the wait policy.
@@ -50,9 +55,9 @@ RULES: Final[dict[Kind, Rule]] = {
     Kind.ACCESS_DENIED: Rule(retries=True, avoids_owner=True, counts=False),
     Kind.TOO_LARGE: Rule(retries=True, avoids_owner=True, counts=False),
     Kind.OVERLOADED: Rule(retries=True, is_fault=True),
-    Kind.SERVER_ERROR: Rule(retries=True, avoids_owner=True, is_fault=True),
+    Kind.SERVER_ERROR: Rule(retries=True, asks_owner_last=True, is_fault=True),
     Kind.TIMEOUT: Rule(retries=True, avoids_owner=True, is_fault=True),
-    Kind.NETWORK: Rule(retries=True, avoids_owner=True, is_fault=True),
+    Kind.NETWORK: Rule(retries=True, asks_owner_last=True, is_fault=True),
     Kind.CONFLICT: Rule(retries=True, is_fault=True),
     Kind.BAD_REQUEST: RAISE,
     Kind.CONTENT: RAISE,
@@ -62,11 +67,15 @@ RULES: Final[dict[Kind, Rule]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What to do next: `retry` after `delay` seconds, and not with the owners in `avoid`."""
+    """What to do next: `retry` after `delay` seconds.
+
+    Not with the owners in `avoid`, and with those in `last` only where no other has room.
+    """
 
     retry: bool
     delay: float = 0.0
     avoid: frozenset[str] = frozenset()
+    last: frozenset[str] = frozenset()
 
 
 STOP: Final = Verdict(retry=False)
@@ -75,8 +84,8 @@ STOP: Final = Verdict(retry=False)
 class Budget:
     """How many retries after faults the fleet still allows itself.
 
-    Each call earns a fifth of a retry, each second one, up to `most`: in an outage calls fail
-    after few attempts instead of multiplying its load (as Finagle and gRPC do).
+    Each call that succeeds earns a fifth of a retry, each second one, up to `most`: in an outage
+    calls fail after few attempts instead of multiplying its load (as Finagle and gRPC do).
     """
 
     __slots__ = ("_at", "_most", "_per_call", "_per_second", "level")
@@ -91,7 +100,7 @@ class Budget:
         self.level = most
 
     def earn(self) -> None:
-        """Count a call."""
+        """Count a call that succeeded."""
         level = self.level + self._per_call
         self.level = level if level < self._most else self._most
 
@@ -110,7 +119,7 @@ class Budget:
 class Attempts:
     """What one call has behind it."""
 
-    __slots__ = ("avoid", "conflicts", "counted", "made", "started_at")
+    __slots__ = ("avoid", "conflicts", "counted", "last", "made", "started_at")
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
@@ -118,6 +127,7 @@ class Attempts:
         self.counted = 0
         self.conflicts = 0
         self.avoid: frozenset[str] = frozenset()
+        self.last: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,10 +167,12 @@ class RetryPolicy:
                 return STOP
         if rule.avoids_owner:
             attempts.avoid |= {owner}
+        if rule.asks_owner_last:
+            attempts.last |= {owner}
         if outcome.kind is Kind.TOO_LARGE and not others - attempts.avoid:
             return STOP
         if not rule.counts:
-            return Verdict(retry=True, avoid=attempts.avoid)
+            return Verdict(retry=True, avoid=attempts.avoid, last=attempts.last)
         state = _state(attempts, now)
         if self.stop(state) or (rule.is_fault and not budget.spend(now)):
             return STOP
@@ -174,9 +186,9 @@ class RetryPolicy:
         others: frozenset[str],
         state: RetryCallState,
     ) -> Verdict:
-        if not rule.is_fault or others - attempts.avoid:
-            return Verdict(retry=True, avoid=attempts.avoid)
-        attempts.avoid = frozenset()
+        if not rule.is_fault or others - attempts.avoid - attempts.last:
+            return Verdict(retry=True, avoid=attempts.avoid, last=attempts.last)
+        attempts.avoid = attempts.last = frozenset()
         delay = max(self.jitter(self.wait(state)), outcome.retry_after or 0.0)
         return Verdict(retry=True, delay=delay)
 

@@ -22,13 +22,14 @@ from .ledger import Account
 class Seat:
     """One owner on one model's route."""
 
-    __slots__ = ("_turn", "account", "keys", "position", "subjects")
+    __slots__ = ("_turn", "account", "family", "keys", "position", "subjects")
 
     def __init__(self, account: Account, subjects: tuple[Subject, ...]) -> None:
         self.account = account
         self.keys: list[tuple[ApiKey, Subject]] = []
-        #: The subjects besides its keys whose health decides.
+        #: The subjects besides its keys whose health decides; one is the owner's model family.
         self.subjects = subjects
+        self.family = subjects[1]
         #: Its index among the ready ones; -1 = it is not ready.
         self.position = -1
         self._turn = 0
@@ -165,6 +166,10 @@ class Route:
         """Take in that no call waits any more: nobody keeps the frontiers up to date."""
         self._frontiers.clear()
 
+    def ready_last(self, avoid: frozenset[str], last: frozenset[str]) -> list[Account]:
+        """Return the ready accounts of some owners, without others."""
+        return [a for a in self.ready if a.owner in last and a.owner not in avoid]
+
     def usable_at(self) -> float:
         """Return the earliest instant when a seat that is not ready may be; infinite = none."""
         resting = self._resting
@@ -203,6 +208,8 @@ class Route:
 
 
 def _ends_at(subject: Subject) -> float:
+    if subject.pauses_until > -inf:
+        return subject.pauses_until
     return inf if subject.state is State.PROBING else subject.until
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
+from itertools import chain
 from math import floor, inf
 from typing import Final, assert_never
 
 from .._keys import ApiKey
-from .._limits import Metric
-from .._outcome import Observation, Outcome
+from .._limits import Costs, Metric
+from .._outcome import Kind, Observation, Outcome
 from .._protocols import Strategy
 from .._usage import Demand
 from ..errors import ConfigError, NoUsableKey, PoolClosed, QueueFull, TooLarge, WaitTimeout
 from .frontier import Frontier
 from .health import (
     ANSWERED,
+    HUNG_FOR,
     TRIAL_FOR,
     TRIAL_GROWTH,
     Event,
@@ -32,6 +34,7 @@ from .health import (
 from .identity import Identities, Regrouping, regrouped
 from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
 from .ledger import State as Open
+from .opening import Opening, Openings
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
 
@@ -131,10 +134,12 @@ class Scheduler:
         self._resting: list[tuple[float, int, Subject]] = []
         #: Subjects that are not closed; mostly none, so that a call doesn't look at any.
         self._ailing: set[Subject] = set()
-        #: When keys on trial may have more attempts.
+        #: When keys on trial may have more attempts, and owners that open may be granted more.
         self._trials: list[tuple[float, int, Subject]] = []
         #: Closed subjects with faults in a row, fewer than open them.
         self._suspects: set[Subject] = set()
+        #: How fast owners are used that were not tested yet.
+        self._openings = Openings()
         self._identities = Identities()
         self._number = 0
         self._closed = False
@@ -230,7 +235,7 @@ class Scheduler:
         if type(answer) is not Reservation:
             return None
         seat = self._seat_of(lane.route, answer.account)
-        return Grant(demand, lane, seat, self._key_of(seat, now), answer, now, now)
+        return Grant(demand, lane, seat, self._key_of(seat, demand.costs, now), answer, now, now)
 
     def enter(
         self,
@@ -238,7 +243,6 @@ class Scheduler:
         now: float,
         gives_up_at: float,
         priority: str = "normal",
-        avoid: frozenset[str] = frozenset(),
         holder: str | None = None,
         tenant: str | None = None,
     ) -> Ticket:
@@ -259,7 +263,7 @@ class Scheduler:
             route = self.route(demand.model, holder)
             lane = self._lanes[demand.model, holder] = Lane(route)
         self._number += 1
-        return Ticket(self._number, demand, lane, priority, now, gives_up_at, avoid, tenant)
+        return Ticket(self._number, demand, lane, priority, now, gives_up_at, tenant)
 
     def step(self, ticket: Ticket, now: float) -> Reserve | Wait | None:
         """Return what to do next for a call; None = it is granted, `accept` it.
@@ -341,7 +345,7 @@ class Scheduler:
 
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
         lane, frontier = ticket.lane, None
-        ready = lane.route.ready_except(ticket.avoid)
+        ready = lane.route.ready_except(ticket.avoid | ticket.last)
         if self._keeps_frontiers and ready is lane.route.ready and not ticket.thorough:
             if now >= lane.expires_at:
                 lane.route.rest()  # what came back by expiring was told to nobody
@@ -351,6 +355,8 @@ class Scheduler:
         ranking: Iterable[Account] = ready
         if len(ready) > 1:
             ranking = self._strategy.rank(ready, ticket.demand, now)
+        if ticket.last and frontier is None and ready is not lane.route.ready:
+            ranking = chain(ranking, lane.route.ready_last(ticket.avoid, ticket.last))
         if self._shared:
             return Reserve(ticket, self._shared_claim(ticket, ranking, now))
         guards: tuple[Guard, ...] = ()
@@ -438,7 +444,7 @@ class Scheduler:
         if lane.waiting and lane.charge(ticket, now):
             lane.ready_at = -inf
         ticket.seat = self._seat_of(ticket.lane.route, reservation.account)
-        ticket.key = self._key_of(ticket.seat, now)
+        ticket.key = self._key_of(ticket.seat, ticket.costs, now)
         return None
 
     @staticmethod
@@ -534,12 +540,28 @@ class Scheduler:
             heappush(self._trials, (now + TRIAL_FOR, self._number, subject))
             self._refresh(subject)
 
-    def _key_of(self, seat: Seat, now: float) -> tuple[ApiKey, Subject]:
+    def _pace(self, seat: Seat, costs: Costs, now: float) -> None:
+        """Count a grant of an owner that was not tested yet; it may have to pause."""
+        family = seat.family
+        until = self._openings.take(family, seat.account, costs, now)
+        if until is not None:
+            self._number += 1
+            heappush(self._trials, (until, self._number, family))
+            self._refresh(family)
+
+    def _key_of(self, seat: Seat, costs: Costs, now: float) -> tuple[ApiKey, Subject]:
         """Return the key that serves next, counted if it is on trial or the owner is probed."""
         key = seat.next_key()
         subject = key[1]
         if not subject.proven:
             self._try_out(subject, now)
+            if seat.family.opening is None:
+                seat.family.opening = Opening(now)
+        opening = seat.family.opening
+        if opening is not None:
+            opening.slack -= 1
+            if opening.slack < 0:
+                self._pace(seat, costs, now)
         if self._ailing:
             self._begin_probe(seat, now)
         return key
@@ -609,8 +631,8 @@ class Scheduler:
 
     @property
     def troubled(self) -> bool:
-        """Whether a success would change anything: some subject is not closed, or nearly so."""
-        return bool(self._ailing or self._suspects)
+        """Whether a success would change anything: a subject is not closed, or tested."""
+        return bool(self._ailing or self._suspects or self._openings.testing)
 
     def prove(self, subject: Subject) -> None:
         """Take a key off trial: it was answered."""
@@ -628,13 +650,15 @@ class Scheduler:
                     subject,
                     event,
                     now,
-                    retry_after=outcome.retry_after,
+                    retry_after=HUNG_FOR if outcome.kind is Kind.TIMEOUT else outcome.retry_after,
                     reason=outcome.code or outcome.kind.value,
                 )
         if outcome.kind in ANSWERED and not grant.key_subject.proven:
             self.prove(grant.key_subject)
-        if self.troubled:
+        if self._ailing or self._suspects:
             self._clear(grant, outcome, now)
+        if self._openings.testing and self._openings.tested(grant.seat.family, grant.at, outcome):
+            self._refresh(grant.seat.family)
 
     def _clear(self, grant: Grant, outcome: Outcome, now: float) -> None:
         """End the probe that an attempt was, and forget the faults that its answer disproves."""
@@ -653,7 +677,7 @@ class Scheduler:
             case Level.KEY:
                 return grant.key_subject
             case Level.OWNER_MODEL:
-                return subjects[1]
+                return grant.seat.family
             case Level.PROVIDER_MODEL:
                 return subjects[2]
             case Level.OWNER:
@@ -702,8 +726,9 @@ class Scheduler:
             if subject.until == until:
                 self._tell(subject, Event.DUE, now)
         while self._trials and self._trials[0][0] <= now:
-            _, _, subject = heappop(self._trials)
-            subject.allowed *= TRIAL_GROWTH
+            at, _, subject = heappop(self._trials)
+            if not self._openings.resume(subject, at, now):
+                subject.allowed *= TRIAL_GROWTH
             self._refresh(subject)
 
     def _next_change(self) -> float:
@@ -842,7 +867,7 @@ class Scheduler:
             for subject in (*seat.subjects, *(s for _, s in seat.keys)):
                 if not subject.usable:
                     subjects[subject] = None
-        told = [f"{s.name} is {s.state.value} ({s.reason})" for s in list(subjects)[:8]]
+        told = [f"{s.name} {s.condition}" for s in list(subjects)[:8]]
         return "; ".join(told) or "their keys are on trial, none was answered yet"
 
 

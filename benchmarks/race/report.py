@@ -1,0 +1,119 @@
+"""The results as a Markdown table and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.race.contenders import CONTENDERS
+from benchmarks.race.result import Result
+from benchmarks.race.scenarios import SCENARIOS
+
+#: Scenario and contender -> how it ended.
+Results = Mapping[tuple[str, str], Result]
+
+_INTRO = """\
+# The race
+
+The same batch over the same mock provider, by each contender in turn; made by `make race`, which
+also says in detail what each scenario and contender is (`benchmarks/race/`).
+
+**over** is the time of the batch over its *fluid bound*: the time in which all owners' quota
+together could yield it, which nothing can beat. 1.00 is perfect; where calls were lost it says
+nothing, since less was done. **refused** are answers that told of a limit, per hundred calls;
+**lost** are calls that ended in an error or not at all; **CPU** is milliseconds for each call.
+Provider, contender and the race itself share the machine: a busy one shows all of them slower.
+"""
+
+
+def markdown(results: Results, seconds: float) -> str:
+    """Return the page."""
+    parts = [_INTRO]
+    for name, make in SCENARIOS.items():
+        ran = {
+            contender: results[name, contender]
+            for contender in CONTENDERS
+            if (name, contender) in results
+        }
+        if not ran:
+            continue
+        scenario = make(seconds)
+        bound = next(iter(ran.values())).bound
+        parts.append(f"\n## {scenario.title.capitalize()}\n")
+        parts.append(_facts(len(scenario.jobs), bound, delays=scenario.delays))
+        parts.append(_table(ran, delays=scenario.delays))
+    return "\n".join(parts)
+
+
+def _facts(calls: int, bound: float, *, delays: bool) -> str:
+    what = "arrive in ten bursts" if delays else f"take {bound:.1f} s at best"
+    return f"`{calls}` calls that {what}.\n"
+
+
+def _table(ran: Mapping[str, Result], *, delays: bool) -> str:
+    first = "p50 / p99 delay" if delays else "over"
+    lines = [
+        f"| | {first} | refused | lost | CPU |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for contender, result in ran.items():
+        head = _delays(result) if delays else _over(result)
+        lines.append(
+            f"| {CONTENDERS[contender][0]} | {head} | {result.refused / result.calls:.1%} | "
+            f"{result.lost / result.calls:.1%} | {result.cpu / result.calls * 1e3:.1f} ms |"
+        )
+    return "\n".join(lines)
+
+
+def _over(result: Result) -> str:
+    return f"{result.over:.2f}" if not result.lost else "-"
+
+
+def _delays(result: Result) -> str:
+    if not result.delays:
+        return "-"
+    return f"{result.delay(0.5) * 1e3:.0f} / {result.delay(0.99) * 1e3:.0f} ms"
+
+
+def plot(results: Results, path: Path) -> None:
+    """Draw what share of the calls was answered within 1.1 of the bound, and what was lost."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    scenarios = [name for name in SCENARIOS if any(key[0] == name for key in results)]
+    names = [name for name in CONTENDERS if any(key[1] == name for key in results)]
+    height = 0.8 / len(names)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 1.0 + 0.95 * len(scenarios)), sharey=True, layout="constrained"
+    )
+    colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    for number, contender in enumerate(names):
+        rows, speeds, lost = [], [], []
+        for row, scenario in enumerate(scenarios):
+            result = results.get((scenario, contender))
+            if result is None:
+                continue
+            rows.append(row + (number - (len(names) - 1) / 2) * height)
+            speeds.append(used(result))
+            lost.append(100 * result.lost / result.calls)
+        title, colour = CONTENDERS[contender][0], colours[number]
+        left.barh(rows, speeds, height, label=title, color=colour)
+        right.barh(rows, lost, height, color=colour)
+    left.set_yticks(range(len(scenarios)), [SCENARIOS[name](12.0).title for name in scenarios])
+    left.invert_yaxis()
+    left.axvline(100, color="black", linewidth=0.8)
+    left.set_xlabel("calls answered per second, % of what the quota allows")
+    right.set_xlabel("calls lost, %")
+    right.set_xlim(0, 100)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def used(result: Result) -> float:
+    """Return calls answered a second, as a percentage of what the fluid bound allows."""
+    if not result.answered:
+        return 0.0
+    return 100 * result.answered / result.calls * result.bound / max(result.seconds, result.bound)

@@ -1,0 +1,196 @@
+"""How fast an owner is used before it was tested: windows, tests, and what ends them."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyfleet import Limit
+from keyfleet._core.bucket import Bucket
+from keyfleet._core.health import Subject
+from keyfleet._core.ledger import Account
+from keyfleet._core.opening import (
+    FIRST,
+    GROWTH,
+    REFUSED_WITHIN,
+    TEST,
+    Opening,
+    Openings,
+    seconds_worth,
+)
+from keyfleet._limits import Costs
+from keyfleet._outcome import OK, Kind, Outcome
+
+ONE: Costs = (1, 100, 100, 0, 0, 1, 0)
+REFUSED = Outcome(kind=Kind.RATE_LIMITED)
+BROKEN = Outcome(kind=Kind.SERVER_ERROR)
+
+
+def account(rpm: float = 600, **more: float) -> Account:
+    made = Account("acme", None, "m")
+    limits = {"rpm": rpm, **more}
+    made.buckets = tuple(
+        Bucket.of(Limit(name=name, amount=amount), "acme", 0.0) for name, amount in limits.items()
+    )
+    return made
+
+
+class World:
+    """An owner that is granted as much as its opening allows."""
+
+    def __init__(self, rpm: float = 600) -> None:
+        self.openings = Openings()
+        self.family = Subject("model m of acme")
+        self.family.opening = Opening(0.0)
+        self.account = account(rpm)
+
+    def grant(self, now: float) -> bool:
+        """Grant a call unless the owner pauses."""
+        if self.family.pauses_until > -inf and not (
+            now >= self.family.pauses_until
+            and self.openings.resume(self.family, self.family.pauses_until, now)
+        ):
+            return False
+        opening = self.family.opening
+        if opening is not None:
+            opening.slack -= 1
+            if opening.slack < 0:
+                self.openings.take(self.family, self.account, ONE, now)
+        return True
+
+    def burst(self, at: float, most: int = 1000) -> list[float]:
+        """Grant as many as go within a blink; return their instants."""
+        instants = []
+        while len(instants) < most and self.grant(at):
+            instants.append(at)
+            at += 1e-6
+        return instants
+
+
+def test_a_call_takes_its_share_of_the_scarcest_limit_per_minute() -> None:
+    assert seconds_worth(account(rpm=600), ONE) == pytest.approx(0.1)
+    assert seconds_worth(account(rpm=600, tpm=6000), ONE) == pytest.approx(1.0)
+    assert seconds_worth(account(rpm=60, tpm=60_000), ONE) == pytest.approx(1.0)
+    assert seconds_worth(account(rpm=600, rpd=10), ONE) == pytest.approx(0.1), "not of a day's"
+    assert seconds_worth(Account("acme", None, "m"), ONE) == 0.0
+
+
+def test_no_more_than_a_second_and_a_quarter_goes_before_an_answer() -> None:
+    assert len(World(600).burst(0.0)) == pytest.approx(10 * TEST, abs=1)
+    assert len(World(6000).burst(0.0)) == pytest.approx(100 * TEST, abs=1)
+
+
+def test_a_few_calls_go_at_once_however_small_the_limit() -> None:
+    world = World(rpm=10)
+    instants = world.burst(0.0)
+    assert 4 <= len(instants) <= 6
+    assert world.openings.tested(world.family, instants[-1], OK)
+    assert world.family.opening is None, "more than a minute's worth was proven"
+
+
+def test_one_that_pauses_says_so() -> None:
+    world = World(600)
+    world.burst(0.0)
+    assert "first answers" in world.family.condition
+
+
+def test_without_an_answer_it_goes_on_at_the_limits_own_rate() -> None:
+    world = World(600)
+    granted = [n / 100 for n in range(100) if world.grant(n / 100)]
+    assert len(granted) <= 10 * TEST + 10
+
+
+def test_an_answer_to_the_test_opens_the_next_window() -> None:
+    world = World(600)
+    instants = world.burst(0.0)
+    assert not world.openings.tested(world.family, instants[0], OK), "that one proves nothing"
+    assert world.openings.testing == 1
+    assert world.openings.tested(world.family, instants[-1], OK)
+    assert world.openings.testing == 0
+    more = world.burst(0.1)
+    assert len(instants) + len(more) == pytest.approx(12.5 * GROWTH * TEST + 1, abs=4)
+
+
+def test_three_answers_open_it_wholly() -> None:
+    world, at, sent = World(600), 0.0, 0
+    for _ in range(3):
+        instants = world.burst(at)
+        sent += len(instants)
+        world.openings.tested(world.family, instants[-1], OK)
+        at += 0.1
+    assert world.family.opening is None
+    assert len(world.burst(at)) == 1000, "from here on the ledger alone decides"
+    assert not world.openings.tested(world.family, at, OK)
+    assert world.openings.take(world.family, world.account, ONE, at) is None
+
+
+def test_a_refused_test_ends_the_opening() -> None:
+    world = World(600)
+    instants = world.burst(0.0)
+    assert world.openings.tested(world.family, instants[-1], REFUSED)
+    assert world.family.opening is None
+    assert world.family.usable
+
+
+def test_a_test_that_failed_is_repeated() -> None:
+    world = World(600)
+    instants = world.burst(0.0)
+    assert not world.family.usable
+    assert world.openings.tested(world.family, instants[-1], BROKEN)
+    assert world.family.usable
+    again = world.burst(0.05)
+    assert len(again) == 1
+    assert world.openings.tested(world.family, again[0], OK)
+    assert world.family.opening is not None
+    assert world.family.opening.window >= GROWTH
+
+
+def test_a_test_that_was_not_refused_in_time_is_passed() -> None:
+    world = World(600)
+    world.burst(0.0)
+    until = world.family.pauses_until
+    assert world.openings.resume(world.family, until, until)
+    assert world.family.opening is not None
+    assert world.family.opening.window == 1.0, "too early to tell"
+    world.burst(until)
+    until = world.family.pauses_until
+    assert world.openings.resume(world.family, until, REFUSED_WITHIN + 1.0)
+    assert world.family.opening.window >= GROWTH
+    assert not world.openings.resume(world.family, until, until), "that pause has ended"
+
+
+def test_a_pause_outlives_its_opening_without_harm() -> None:
+    world = World(600)
+    world.burst(0.0)
+    world.family.opening = None
+    assert world.openings.resume(world.family, world.family.pauses_until, 1.0)
+    assert world.family.usable
+
+
+def test_unknown_limits_are_not_paced() -> None:
+    world = World()
+    world.account = Account("acme", None, "m")
+    assert len(world.burst(0.0)) == 1000
+
+
+def test_only_the_first_grant_beyond_makes_it_pause() -> None:
+    world = World(600)
+    world.burst(0.0)
+    until = world.family.pauses_until
+    assert world.openings.take(world.family, world.account, ONE, 0.0) is None
+    assert world.family.pauses_until == until
+
+
+@given(st.lists(st.floats(0.0, 0.4), max_size=80), st.floats(60, 60_000))
+def test_no_second_is_granted_more_than_twice_its_worth(gaps: list[float], rpm: float) -> None:
+    """While nothing was answered, and no test outlasted: a window's worth, and what refills."""
+    world, now, granted = World(rpm), 0.0, []
+    for gap in gaps:
+        now += gap
+        if now >= REFUSED_WITHIN:
+            break
+        granted += world.burst(now, most=200)
+    assert len(granted) <= rpm / 60 * (TEST + FIRST + now) + 7
