@@ -17,9 +17,10 @@
 -- or nothing; then a blob for each candidate, then its levels if `create`, then three for each
 -- settlement: id, numbers and readings, the account's blob.
 --
--- The answer: numbers (what, which candidate, after how long, when something expires), a name, the
--- settlements that made room (a byte each), the moved ones (`3=target`), then for each account that
--- was looked at its buckets' names and their numbers, see VIEW.
+-- The answer is one string, in which each part stands behind its length in four bytes: numbers
+-- (what, which candidate, after how long, when something expires), a name, the settlements that
+-- made room (a byte each), the moved ones (`3=target`), then for each account that was looked at
+-- its buckets' names and their numbers, see VIEW.
 --
 -- It mirrors `keyfleet/_core/ledger.py`, where the theory stands.
 
@@ -276,7 +277,9 @@ local function observe(a, r, text, position, count, anchors, flew_for)
       mark.level, mark.corrected, mark.pending, mark.taken, position =
       unpack('>sBddddBdddd', text, position)
     local b = bucket(reading.metric >= SLOTS and a.wide or a.own, name)
-    if not b then
+    if r and r.answered == 1 then
+      b = nil -- only the first headers count, and none after it has expired
+    elseif not b then
       learn_new(a, name, reading, r)
     elseif marked == 1 and r and r.answered == 0 then
       local before = b.level
@@ -512,4 +515,5 @@ for i, a in ipairs(seen) do
   reply[#reply + 1] = table.concat(a.names, ',')
   reply[#reply + 1] = table.concat(numbers)
 end
-return reply
+for i, part in ipairs(reply) do reply[i] = pack('>I4', #part) .. part end
+return table.concat(reply)

@@ -44,7 +44,7 @@ CONNECTIONS: Final = 32
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
-Reply = list[bytes]
+Reply = bytes
 Part = str | bytes
 
 

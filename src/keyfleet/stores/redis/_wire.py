@@ -230,8 +230,13 @@ class Reply:
     views: list[tuple[bytes, bytes]]
 
 
-def read(reply: list[bytes]) -> Reply:
-    """Read the script's answer."""
+def read(answer: bytes) -> Reply:
+    """Read the script's answer: one string, since redis-py takes long over each part of a list."""
+    reply, at = [], 0
+    while at < len(answer):
+        end = at + 4 + int.from_bytes(answer[at : at + 4], "big")
+        reply.append(answer[at + 4 : end])
+        at = end
     what, which, after, expires_after = _ANSWER.unpack(reply[0])
     moved = [part.partition("=") for part in reply[3].decode().split(";") if part]
     return Reply(
