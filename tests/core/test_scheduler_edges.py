@@ -392,3 +392,25 @@ def test_a_call_too_large_for_those_that_have_enough_now_waits_for_a_larger_owne
         fleet.answer(effect)
     assert big.reservation is not None
     assert big.reservation.account.owner == "large"
+
+
+def test_a_call_of_a_test_counts_by_when_it_was_reserved_not_when_its_waiter_came_to_it() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    (one,) = fleet.pool.keys
+    fleet.scheduler.key_subject(one).proven = False
+    fleet.scheduler.key_subject(one).allowed = 1000
+    tickets = [fleet.granted()]
+    seat = tickets[0].seat
+    assert seat is not None
+    opening = seat.family.opening
+    assert opening is not None
+    while seat.position >= 0:
+        tickets.append(fleet.granted())
+    assert opening.test_from <= tickets[-1].reserved_at <= opening.test_until
+    window = opening.window
+    fleet.clock.advance(0.9)  # a busy loop
+    late = fleet.scheduler.accept(tickets[-1], fleet.clock.now())
+    assert late.waited_for == 0.9
+    fleet.pool.leased(late).settle()
+    assert opening.window > window
+    assert seat.position >= 0

@@ -77,6 +77,7 @@ class Ticket:
         "left",
         "number",
         "reservation",
+        "reserved_at",
         "seat",
         "short",
         "tenant",
@@ -111,6 +112,7 @@ class Ticket:
         self.left = False
         #: What was granted, until the waiter accepts it, with whose key.
         self.reservation: Reservation | None = None
+        self.reserved_at = now
         self.seat: Seat | None = None
         self.key: tuple[ApiKey, Subject] | None = None
         #: Why it will never be granted; raised in the waiter.

@@ -80,7 +80,17 @@ class Wait:
 class Grant:
     """What a call got: a key and a reservation on its owner."""
 
-    __slots__ = ("at", "demand", "entered_at", "key", "key_subject", "lane", "reservation", "seat")
+    __slots__ = (
+        "at",
+        "demand",
+        "entered_at",
+        "key",
+        "key_subject",
+        "lane",
+        "reservation",
+        "reserved_at",
+        "seat",
+    )
 
     def __init__(
         self,
@@ -91,6 +101,7 @@ class Grant:
         reservation: Reservation,
         entered_at: float,
         at: float,
+        reserved_at: float | None = None,
     ) -> None:
         self.demand = demand
         self.lane = lane
@@ -98,6 +109,8 @@ class Grant:
         self.key, self.key_subject = key
         self.reservation = reservation
         self.entered_at = entered_at
+        #: When it was reserved, and when its waiter accepted it: a busy loop comes to that later.
+        self.reserved_at = at if reserved_at is None else reserved_at
         self.at = at
 
     @property
@@ -436,6 +449,7 @@ class Scheduler:
         if not self._wants(ticket):
             return reservation
         ticket.reservation = reservation
+        ticket.reserved_at = now
         ticket.booking = None
         lane = ticket.lane
         if ticket.waiting:
@@ -529,7 +543,14 @@ class Scheduler:
         ticket.reservation = None
         ticket.left = True
         return Grant(
-            ticket.demand, ticket.lane, seat, ticket.key, reservation, ticket.entered_at, now
+            ticket.demand,
+            ticket.lane,
+            seat,
+            ticket.key,
+            reservation,
+            ticket.entered_at,
+            now,
+            ticket.reserved_at,
         )
 
     def _try_out(self, subject: Subject, now: float) -> None:
@@ -657,7 +678,9 @@ class Scheduler:
             self.prove(grant.key_subject)
         if self._ailing or self._suspects:
             self._clear(grant, outcome, now)
-        if self._openings.testing and self._openings.tested(grant.seat.family, grant.at, outcome):
+        if self._openings.testing and self._openings.tested(
+            grant.seat.family, grant.reserved_at, outcome
+        ):
             self._refresh(grant.seat.family)
 
     def _clear(self, grant: Grant, outcome: Outcome, now: float) -> None:
