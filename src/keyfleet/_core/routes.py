@@ -54,7 +54,8 @@ class Seat:
     def until(self) -> float:
         """The instant until which it is certainly not usable; infinite = not known, or for good.
 
-        A probe in flight, or the first answer to a key on trial, may open it at any moment.
+        A probe in flight, leave to probe, or the first answer to a key on trial, may open it at
+        any moment.
         """
         if self.is_dead or not any(s.usable and s.trusted for _, s in self.keys):
             return inf
@@ -203,7 +204,7 @@ class Route:
 
 
 def _ends_at(subject: Subject) -> float:
-    return inf if subject.state is State.PROBING else subject.until
+    return inf if subject.state in (State.PROBING, State.ASKING) else subject.until
 
 
 def _supply(accounts: list[Account], now: float) -> Iterable[tuple[Metric, float, float]]:
