@@ -476,3 +476,59 @@ def test_rubbish_is_refused_and_never_crashes(seed: int) -> None:
         return {random.choice(names): rubbish(depth + 1) for _ in range(3)}
 
     refused({"organizations": [rubbish()], "wait": rubbish()})
+
+
+# Stores
+
+KEYED = {"organizations": [{"name": "acme", "keys": ["env:ACME_KEY"]}]}
+
+
+@pytest.fixture
+def _acme_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_KEY", "sk-acme-0123456789abcdef")
+
+
+@pytest.mark.usefixtures("_acme_key")
+def test_a_shared_store_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("redis")
+    monkeypatch.setenv("FLEET_STORE", "redis://:word@localhost/0")
+    for store in (
+        "redis://:word@localhost/0",
+        "env:FLEET_STORE",
+        {"url": "redis://:word@localhost/0", "namespace": "n", "lifetime": 60, "timeout": 1.5},
+    ):
+        made = load({**KEYED, "store": store})["store"]
+        assert type(made).__name__ == "RedisStore"
+        assert "word" not in repr(made)
+    assert "store" not in load({**KEYED, "store": "memory"})
+
+
+@pytest.mark.usefixtures("_acme_key")
+@pytest.mark.parametrize(
+    "store",
+    [
+        "env:NOT_SET_ANYWHERE",
+        "redis+sentinel://:word@localhost",
+        {"url": "redis://:word@localhost/x:y", "namespace": ""},
+        {"namespace": "n"},
+        {"url": "redis://:word@localhost", "colour": "red"},
+        5,
+    ],
+)
+def test_a_store_that_is_none_is_told_without_its_password(store: object) -> None:
+    pytest.importorskip("redis")
+    with pytest.raises(ConfigError) as refused:
+        load({**KEYED, "store": store})
+    assert "store" in str(refused.value)
+    assert "word" not in str(refused.value).replace("password", "")
+
+
+@pytest.mark.usefixtures("_acme_key")
+def test_a_shared_store_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("keyfleet.stores.redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ConfigError, match=r"keyfleet\[redis\]"):
+        load({**KEYED, "store": "redis://localhost/0"})

@@ -31,7 +31,7 @@ CEILING = 500
 LONG = {
     "_core/scheduler.py": 940,  # lanes, routes and health decide together
     "_core/ledger.py": 640,  # all that a bucket's owner, reservation and answer do to each other
-    "pool.py": 660,  # leases, calls, settling, telling: one state behind one lock
+    "pool.py": 680,  # leases, calls, settling, telling: one state behind one lock
     "stores/redis/_store.py": 620,  # one conversation, and all that can go wrong in it
     "testing/mock/provider.py": 600,  # the eleven steps of one request
 }

@@ -22,6 +22,8 @@ from keyfleet._protocols import Plan, Provider
 from keyfleet._transport.bodies import bury, dig
 from keyfleet._usage import Usage
 
+from ._gate import Passage
+
 #: The name under which an attempt's data holds its token.
 KEY: Final = "keyfleet_lease"
 _PLACES: Final = ("model_info", "litellm_metadata", "metadata")
@@ -44,12 +46,27 @@ class Token(str):
 class Held:
     """A lease that an attempt holds, and how its provider reads the answer."""
 
-    __slots__ = ("lease", "plan", "provider")
+    __slots__ = ("lease", "passage", "plan", "provider")
 
-    def __init__(self, lease: Lease, provider: Provider, plan: Plan) -> None:
+    def __init__(
+        self, lease: Lease, provider: Provider, plan: Plan, passage: Passage | None = None
+    ) -> None:
         self.lease = lease
         self.provider = provider
         self.plan = plan
+        self.passage = passage
+
+    def sent(self) -> None:
+        """Take in that the request goes out now."""
+        if self.passage is None:
+            self.lease.sent()
+        else:
+            self.passage.leaves(self.lease.sent)
+
+    def let_go(self) -> None:
+        """Take in that it no longer keeps others from going out."""
+        if self.passage is not None:
+            self.passage.end()
 
     def done(self, usage: Usage | None, headers: Mapping[str, str]) -> None:
         """End it after a success; ``None`` = what was used is not known."""
@@ -129,7 +146,10 @@ def find(data: object) -> Held | None:
 def take(data: object) -> Held | None:
     """Return the lease that an attempt's data names, for the caller to end it; once."""
     entry = _open.pop(next(_names(data), ""), None)
-    return None if entry is None else entry.held
+    if entry is None:
+        return None
+    entry.held.let_go()
+    return entry.held
 
 
 def open_leases() -> int:

@@ -93,10 +93,13 @@ class Listener(CustomLogger):
             error = _error(kwargs)
             held.failed(outcome_of(held.provider, error), failure_headers(error))
 
-    # Looking after the install
+    # On the way, in any thread
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: Any) -> None:
-        """Notice that a Router no longer asks its routing."""
+        """Take in that a request is being sent; notice that a Router no longer asks us."""
+        held = _leases.find(kwargs)
+        if held is not None:
+            held.sent()
         for routing in list(_routings):
             routing.noticed()
 

@@ -28,6 +28,7 @@ from keyfleet.stores.memory import MemoryStore
 
 from . import _leases, _listener
 from ._errors import refusal
+from ._gate import Passage, gate
 from ._leases import Held
 from ._models import Deployment, Fleet, Offer, fleet_in, fleet_of, id_of
 from ._requests import plan_of
@@ -206,6 +207,8 @@ class KeyfleetRouting:
             if offer is None:
                 return _foreign(found)
         plan, demand = _asks(offer, model, messages, input, kwargs)
+        way = gate()
+        await way.turn()
         try:
             lease = await fleet.pool.alease(demand, timeout=_timeout(router, kwargs))
         except (CannotServe, PoolClosed, ConfigError) as error:
@@ -213,7 +216,7 @@ class KeyfleetRouting:
         if request_kwargs is None or lease.key_id not in offer.deployments:
             await lease.arelease()
             return _unleased(lease, offer, model)
-        return _bound(lease, plan, offer, kwargs)
+        return _bound(lease, plan, offer, kwargs, way.enter())
 
     def get_available_deployment(
         self,
@@ -380,10 +383,16 @@ def _asks(
     return plan, demand
 
 
-def _bound(lease: Lease, plan: Plan, offer: Offer, kwargs: dict[str, Any]) -> Deployment:
+def _bound(
+    lease: Lease,
+    plan: Plan,
+    offer: Offer,
+    kwargs: dict[str, Any],
+    passage: Passage | None = None,
+) -> Deployment:
     """Return the deployment of a lease, with the lease's name where the attempt's hooks see it."""
     deployment = offer.deployments[lease.key_id]
-    token = _leases.bind(Held(lease, provider_named(lease.provider), plan))
+    token = _leases.bind(Held(lease, provider_named(lease.provider), plan, passage))
     place = "litellm_metadata" if "litellm_metadata" in kwargs else "metadata"
     metadata = kwargs.get(place)
     if isinstance(metadata, dict):

@@ -78,6 +78,16 @@ class Lease:
         """Whether it was ended."""
         return self._grant.reservation.state is State.SETTLED
 
+    # Telling of it
+
+    def sent(self) -> None:
+        """Say that the request leaves only now, long after the grant; from any thread.
+
+        The owner's quota refills from the grant on, but the provider's only from the send. Stores
+        of several processes don't take it in: there the margin and the answers' headers must do.
+        """
+        self._pool.sent(self._grant)
+
     # Ending it
 
     def settle(self, usage: Usage | None = None) -> None:

@@ -457,6 +457,14 @@ class KeyPool:
 
     # Settling
 
+    def sent(self, grant: Grant) -> None:
+        """Take in that a grant's request leaves only now; for leases."""
+        if self._local:
+            with self._lock:
+                self._store.settle(
+                    Settlement(grant.reservation, None, sent=True), self._clock.now()
+                )
+
     def finish(self, settle: Settle, usage: Usage | None = None) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""
         now = self._clock.now()

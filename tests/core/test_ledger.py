@@ -562,3 +562,30 @@ class LedgerMachine(RuleBasedStateMachine):
 
 LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestConservation = LedgerMachine.TestCase
+
+
+class TestSentLate:
+    def test_a_full_bucket_refills_from_the_send_on(self) -> None:
+        book = ledger(acme=Limits(rpm=60))
+        acme = book.account("acme", None, "m", 0.0)
+        first, second = take(book, acme), take(book, acme)
+        (bucket,) = acme.buckets
+        book.settle(Settlement(first, None, sent=True), 0.8)
+        assert bucket.level == pytest.approx(60 - MARGIN - 2)
+        book.settle(Settlement(second, None, sent=True), 1.6)  # it wasn't full any more
+        assert bucket.level == pytest.approx(60 - MARGIN - 2 + 0.8)
+
+    def test_no_more_is_taken_back_than_was_taken(self) -> None:
+        book = ledger(acme=Limits(rpm=60))
+        acme = book.account("acme", None, "m", 0.0)
+        book.settle(Settlement(take(book, acme), None, sent=True), 100.0)
+        assert acme.buckets[0].level == pytest.approx(60 - MARGIN - 1)
+
+    def test_after_its_end_it_says_nothing(self) -> None:
+        book = ledger(acme=Limits(rpm=60))
+        acme = book.account("acme", None, "m", 0.0)
+        first = take(book, acme)
+        book.settle(Settlement(first, ONE), 0.5)
+        level = acme.buckets[0].level
+        book.settle(Settlement(first, None, sent=True), 0.5)
+        assert acme.buckets[0].level == level

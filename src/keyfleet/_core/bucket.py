@@ -231,6 +231,18 @@ class Bucket:
         elif at_least > 0 and upward:
             self._correct(at_least)
 
+    def sent_late(self, cost: float, mark: Mark, waited_for: float) -> None:
+        """Take back what refilled while the provider's bucket was full: a cost left only now.
+
+        Args:
+            cost: what was taken.
+            mark: from when it was taken. Only the first cost that a full bucket gave counts.
+            waited_for: seconds since then.
+        """
+        _, level_then, _, _, taken_then = mark
+        if level_then + cost >= self.capacity * (1 - EPSILON):
+            self._correct(-min(waited_for * self.rate, self.taken - taken_then + cost))
+
     def _correct(self, change: float) -> None:
         before = self.level
         self.give_back(change)

@@ -248,9 +248,10 @@ class Settlement:
 
     `used` is what the provider's limits counted; ``None`` = still in flight, only headers so far.
     `anchors`: the readings tell the state at this request's admission, not a later one.
+    `sent`: nothing but that the request leaves now.
     """
 
-    __slots__ = ("anchors", "outcome", "readings", "reservation", "used")
+    __slots__ = ("anchors", "outcome", "readings", "reservation", "sent", "used")
 
     def __init__(
         self,
@@ -260,12 +261,14 @@ class Settlement:
         outcome: Outcome | None = None,
         *,
         anchors: bool = True,
+        sent: bool = False,
     ) -> None:
         self.reservation = reservation
         self.used = used
         self.readings = readings
         self.outcome = outcome
         self.anchors = anchors
+        self.sent = sent
 
 
 class Ledger:
@@ -376,6 +379,8 @@ class Ledger:
             freed = self._observe(settlement, now)
         if settlement.used is not None and reservation.state is not State.SETTLED:
             freed = self._close(reservation, settlement.used, now) or freed
+        elif settlement.sent and reservation.state is State.OPEN:
+            self._sent(reservation, now)
         if settlement.outcome is not None:
             self._refused(reservation, settlement.outcome, now)
         return freed
@@ -401,6 +406,13 @@ class Ledger:
                 if back > 0:
                     freed = True
         return freed
+
+    def _sent(self, reservation: Reservation, now: float) -> None:
+        waited_for = now - (reservation.expires_at - self._lifetime)
+        for mark in reservation.marks:
+            bucket = mark[0]
+            bucket.refill(now)
+            bucket.sent_late(reservation.costs[bucket.metric], mark, waited_for)
 
     def expire(self, now: float) -> int:
         """Give back what reservations took whose lifetime ended; return how many there were."""

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
 from math import inf
+from operator import lt
 from typing import TYPE_CHECKING, Final, Literal
 
 from .._limits import Costs, Metric
@@ -304,4 +305,4 @@ class Lane:
 
 
 def _smaller(costs: Costs, than: Costs) -> bool:
-    return any(cost < other for cost, other in zip(costs, than, strict=True))
+    return any(map(lt, costs, than))

@@ -8,6 +8,7 @@ from .batch import batch
 from .check import check
 from .demo import demo
 from .mock import mock
+from .simulate import simulate
 
 app = typer.Typer(
     name="keyfleet",
@@ -16,5 +17,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # it shows local variables, and so perhaps a secret
 )
-for command in (batch, check, mock, demo):
+for command in (batch, check, simulate, mock, demo):
     app.command()(command)

@@ -130,7 +130,7 @@ def is_idle(routing: KeyfleetRouting) -> bool:
     )
 
 
-async def until(done: Callable[[], bool], within: float = 5.0) -> None:
+async def until(done: Callable[[], bool], within: float = 30.0) -> None:
     """Wait for what LiteLLM's workers do behind the caller's back."""
     ends_at = time.monotonic() + within
     while not done():
@@ -143,7 +143,7 @@ async def idle(routing: KeyfleetRouting) -> None:
 
 
 def idle_now(routing: KeyfleetRouting) -> None:
-    ends_at = time.monotonic() + 5.0
+    ends_at = time.monotonic() + 30.0
     while not is_idle(routing):
         assert time.monotonic() < ends_at, "a lease is open"
         time.sleep(0.005)

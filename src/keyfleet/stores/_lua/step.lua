@@ -23,7 +23,7 @@
 --
 -- It mirrors `keyfleet/_core/ledger.py`, where the theory stands.
 
-local RECORD = '>BBdddddddddss'
+local RECORD = '>BBdddddddddsss'
 local VIEW = '>dddddddd'
 local AT_ONCE = 32 -- how many due reservations one step takes care of
 
@@ -93,7 +93,7 @@ local function record(base, id)
   local c = r.costs
   local names
   r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
-    r.family, names = unpack(RECORD, packed)
+    r.family, r.project, names = unpack(RECORD, packed)
   r.names = names
   return r
 end
@@ -101,7 +101,7 @@ end
 local function write_record(r)
   local c = r.costs
   call('HSET', r.base .. 'r', r.id, pack(RECORD, r.state, r.answered, r.expires_at, r.until_at,
-    c[0], c[1], c[2], c[3], c[4], c[5], c[6], r.family, r.names))
+    c[0], c[1], c[2], c[3], c[4], c[5], c[6], r.family, r.project, r.names))
 end
 
 local function each_bucket(r)
@@ -196,7 +196,8 @@ end
 
 local function take(a, id, after)
   local r = {
-    base = a.base, id = id, costs = costs, family = a.family, names = table.concat(a.names, ','),
+    base = a.base, id = id, costs = costs, family = a.family, project = a.project,
+    names = table.concat(a.names, ','),
     state = after > 0 and BOOKED or OPEN, answered = 0, until_at = now + after,
     expires_at = now + after + lifetime,
   }
@@ -231,20 +232,21 @@ end
 local freed, settling = {}, 0
 
 -- Makes the bucket of a limit that an answer told and nobody knew.
-local function learn_new(a, name, reading, id)
+local function learn_new(a, name, reading, mine)
   local h = reading.metric >= SLOTS and a.wide or a.own
   if name == '' or bucket(h, name) then return nil end
   local ceiling = reading.burst >= 0 and reading.burst or reading.limit
   local b = new_bucket(h, name, reading.metric, reading.period, reading.limit, ceiling, -1, -1)
   -- Calls made later than the answered one are missing from the told level too.
-  local mine = record(a.base, id)
   local since = mine and mine.expires_at or now
   local later = 0
   local ids = call('ZRANGEBYSCORE', a.base .. 'x', '(' .. string.format('%.0f', since), '+inf',
     'LIMIT', 0, 1000)
   for _, other in ipairs(ids) do
     local r = record(a.base, other)
-    if r and r.family == a.family then later = later + r.costs[reading.metric] end
+    local shares = r and r.family == a.family
+      and (not string.find(name, '@', 1, true) or r.project == a.project)
+    if shares then later = later + r.costs[reading.metric] end
   end
   b.level = min(floor((reading.level - later) * b.scale) - (floor(ceiling * b.scale) - b.capacity),
     b.capacity)
@@ -267,7 +269,7 @@ local function anchor(b, told, mark, flew_for, upward)
   end
 end
 
-local function observe(a, r, id, text, position, count, anchors, flew_for)
+local function observe(a, r, text, position, count, anchors, flew_for)
   for _ = 1, count do
     local reading, mark, name, marked = {}, {}, nil, nil
     name, reading.metric, reading.period, reading.limit, reading.level, reading.burst, marked,
@@ -275,7 +277,7 @@ local function observe(a, r, id, text, position, count, anchors, flew_for)
       unpack('>sBddddBdddd', text, position)
     local b = bucket(reading.metric >= SLOTS and a.wide or a.own, name)
     if not b then
-      learn_new(a, name, reading, id)
+      learn_new(a, name, reading, r)
     elseif marked == 1 and r and r.answered == 0 then
       local before = b.level
       learn(b, reading.limit, reading.burst >= 0 and reading.burst or reading.limit)
@@ -287,7 +289,7 @@ local function observe(a, r, id, text, position, count, anchors, flew_for)
   return position
 end
 
-local function refuse(a, id, text, position)
+local function refuse(a, r, text, position)
   local kind, after, name, cost, reading = nil, nil, nil, nil, {}
   kind, after, name, cost, reading.metric, reading.period, reading.limit, reading.level =
     unpack('>BdsdBddd', text, position)
@@ -305,7 +307,7 @@ local function refuse(a, id, text, position)
   if b then
     learn(b, reading.limit, min(b.ceiling, reading.limit))
   elseif name ~= '' then
-    b = learn_new(a, name, reading, id)
+    b = learn_new(a, name, reading, r)
   end
   if not b then
     keep_away(a, after)
@@ -330,7 +332,7 @@ local function settle(base, id, text, blob)
   if a.moved then return a.moved end
   local r = record(base, id)
   if count > 0 then
-    position = observe(a, r, id, text, position, count, anchors, flew_for)
+    position = observe(a, r, text, position, count, anchors, flew_for)
     if r and r.answered == 0 then
       for _, b in ipairs(each_bucket(r)) do
         answer(r, b)
@@ -358,7 +360,7 @@ local function settle(base, id, text, blob)
     end
     if r then delete(r) end
   end
-  if refused == 1 then refuse(a, id, text, position) end
+  if refused == 1 then refuse(a, r, text, position) end
   return nil
 end
 

@@ -7,6 +7,7 @@ microseconds, text ends with a zero byte.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from struct import Struct
 from typing import Final
@@ -99,11 +100,13 @@ def microseconds(seconds: float) -> float:
     return round(seconds * 1e6) if seconds < inf else FOREVER
 
 
+@lru_cache(maxsize=64)
 def fleet(namespace: str) -> str:
     """Return what all keys of a fleet begin with."""
     return f"keyfleet:{LAYOUT}:{quote(namespace, safe='')}:"
 
 
+@lru_cache(maxsize=4096)
 def prefix(namespace: str, organization: str) -> str:
     """Return what an organization's keys begin with: all of them in one slot of a cluster."""
     return f"{fleet(namespace)}{{{quote(organization, safe='')}}}:"

@@ -1,0 +1,135 @@
+"""Several processes, one quota: none too many, all of it, each its share, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.stores.redis_kit import TestServer
+
+FLEET = Path(__file__).with_name("fleet.py")
+NAMES = count()
+
+pytestmark = pytest.mark.realtime
+
+
+class Process:
+    """One process of a fleet, told to begin, and what it reported."""
+
+    def __init__(self, url: str, order: dict[str, Any]) -> None:
+        command = [sys.executable, str(FLEET), url, json.dumps(order)]
+        self.popen = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def hear(self) -> dict[str, Any]:
+        assert self.popen.stdout is not None
+        line = self.popen.stdout.readline()
+        assert line, "the process ended without a word"
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def begin(self) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write("\n")
+        self.popen.stdin.flush()
+
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        for stream in (self.popen.stdin, self.popen.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@contextmanager
+def fleet(server: TestServer, size: int, **order: Any) -> Iterator[list[Process]]:
+    order["namespace"] = f"fleet-{next(NAMES)}"
+    processes = [Process(server.url, order) for _ in range(size)]
+    try:
+        for process in processes:
+            process.hear()
+        for process in processes:
+            process.begin()
+        yield processes
+    finally:
+        for process in processes:
+            process.end()
+
+
+def admitted(reports: list[dict[str, Any]], owner: str = "o0") -> list[float]:
+    return sorted(at for report in reports for at, who in report["granted"] if who == owner)
+
+
+def most_beyond(times: list[float], limit: float, period: float, cost: float = 1.0) -> float:
+    """Return by how much the fullest window goes beyond a bucket that was full at its start."""
+    capacity, rate = limit, limit / period
+    level, at, worst = capacity, times[0], 0.0
+    for now in times:
+        level = min(capacity, level + (now - at) * rate) - cost
+        at = now
+        worst = max(worst, -level)
+    return worst
+
+
+def jain(counts: list[int]) -> float:
+    return sum(counts) ** 2 / (len(counts) * sum(c * c for c in counts))
+
+
+def test_processes_together_use_the_whole_quota_and_no_more(server: TestServer) -> None:
+    seconds, rpm = 3.0, 3000.0
+    with fleet(server, 3, seconds=seconds, tasks=10, limits={"rpm": rpm}) as processes:
+        reports = [process.hear() for process in processes]
+    times = admitted(reports)
+    assert most_beyond(times, rpm, 60.0) == 0
+    lasted = times[-1] - times[0]
+    fluid = rpm + rpm / 60 * lasted
+    assert fluid * 0.97 - 5 <= len(times) <= fluid
+    counts = [len(report["granted"]) for report in reports]
+    assert sum(report["steps"] for report in reports) <= 1.5 * len(times)
+    assert min(counts) > 0
+
+
+def test_equal_processes_get_equal_shares_once_it_is_scarce(server: TestServer) -> None:
+    with fleet(server, 3, seconds=4.0, tasks=5, limits={"rpm": 600, "rps": 20}) as processes:
+        reports = [process.hear() for process in processes]
+    began = max(report["granted"][0][0] for report in reports) + 0.5
+    counts = [sum(at > began for at, _ in report["granted"]) for report in reports]
+    assert jain(counts) > 0.95, counts
+
+
+def test_what_killed_processes_held_comes_back_within_its_lifetime(server: TestServer) -> None:
+    lifetime = 2.0
+    order = {"limits": {"concurrent": 6}, "tasks": 6, "holds": 0.05, "lifetime": lifetime}
+    with fleet(server, 3, seconds=8.0, **order) as processes:
+        time.sleep(1.5)
+        for process in processes[:2]:
+            process.popen.kill()
+        killed_at = time.time()
+        report = processes[2].hear()
+    after = [at for at, _ in report["granted"] if at > killed_at + lifetime + 0.5]
+    # All six slots are the last one's now; each is held for 50 ms and some.
+    in_flight = 0
+    for first in after:
+        in_flight = max(in_flight, sum(first <= at < first + 0.05 for at in after))
+    assert in_flight >= 5, f"{in_flight} slots of 6 are in use"
+
+
+def test_slots_are_never_too_many_and_wake_who_waits_elsewhere(server: TestServer) -> None:
+    order = {"limits": {"concurrent": 2}, "tasks": 4, "holds": 0.02}
+    with fleet(server, 3, seconds=3.0, **order) as processes:
+        reports = [process.hear() for process in processes]
+    times = admitted(reports)
+    # Asking again every few seconds would give each process a handful.
+    assert all(len(report["granted"]) > 15 for report in reports), [
+        len(report["granted"]) for report in reports
+    ]
+    held = max(sum(first <= at < first + 0.018 for at in times) for first in times)
+    assert held <= 2

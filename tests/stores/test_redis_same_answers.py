@@ -1,0 +1,255 @@
+"""Memory and Redis are given the same random script, and must give the same answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from math import inf
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.stores.redis_kit import TestServer
+
+from keyfleet._core.ledger import (
+    Account,
+    Answer,
+    Claim,
+    Oversize,
+    Reservation,
+    Settlement,
+    Short,
+)
+from keyfleet._keys import ApiKey, Secret
+from keyfleet._limits import DAY, MINUTE, Limit, Limits, Metric
+from keyfleet._outcome import Kind, Outcome, Reading
+from keyfleet._protocols import Store
+from keyfleet._usage import Demand, Usage
+from keyfleet.stores import MemoryStore
+from keyfleet.stores.redis import RedisStore
+from keyfleet.testing import FakeClock
+
+NAMES = count()
+LIFETIME = 40.0
+LIMITS = {
+    ("acme", None): Limits(rpm=30, tpm=6000, concurrent=4),
+    ("acme", "web"): Limits(tpm=Limit(name="tpm", amount=2000, burst=800)),
+    ("birch", None): Limits(rpm=7, tpm=3000, rpd=40),
+    ("cedar", None): Limits(),  # learned, if it is told
+}
+OWNERS = tuple(LIMITS)
+
+
+def limits_for(organization: str, project: str | None, family: str) -> Limits:
+    return LIMITS.get((organization, project), Limits())
+
+
+@dataclass
+class Pair:
+    """The same account or reservation, or what was answered, on either side."""
+
+    memory: object
+    redis: object
+
+
+#: Whole tens of microseconds; some longer than reservations live.
+seconds = st.one_of(st.integers(0, 300_000), st.integers(0, 5_000_000)).map(lambda n: n / 1e5)
+sizes = st.integers(0, 2500)
+owner = st.sampled_from(OWNERS)
+ranking = st.lists(owner, min_size=1, max_size=4, unique=True)
+held = st.integers(0, 30)
+readings = st.builds(
+    lambda limit, share, **told: Reading(limit=limit, level=round(limit * share, 3), **told),
+    metric=st.sampled_from([Metric.TOKENS, Metric.REQUESTS]),
+    limit=st.sampled_from([20.0, 3000.0, 6000.0]),
+    share=st.one_of(st.floats(0, 0.02), st.floats(0, 1)),
+    period=st.sampled_from([MINUTE, DAY]),
+    burst=st.sampled_from([None, None, 1000.0]),
+    project=st.booleans(),
+)
+headers = st.lists(readings, max_size=2, unique_by=lambda r: (r.metric, r.period, r.project))
+refusals = st.one_of(
+    st.builds(
+        Outcome,
+        kind=st.just(Kind.RATE_LIMITED),
+        retry_after=st.sampled_from([None, 0.5, 20.0]),
+    ),
+    st.builds(
+        Outcome,
+        kind=st.just(Kind.RATE_LIMITED),
+        metric=st.just(Metric.TOKENS),
+        period=st.just(MINUTE),
+        limit=st.sampled_from([3000.0, 6000.0]),
+        used=st.sampled_from([None, 2500.0]),
+        requested=st.sampled_from([None, 700.0]),
+        retry_after=st.sampled_from([None, 4.0]),
+    ),
+)
+steps = st.one_of(
+    st.tuples(st.just("reserve"), ranking, sizes),
+    st.tuples(st.just("reserve"), ranking, sizes),
+    st.tuples(st.just("settle"), held, sizes),
+    st.tuples(st.just("settle"), held, st.just(0)),
+    st.tuples(st.just("observe"), held, headers),
+    st.tuples(st.just("refuse"), held, refusals),
+    st.tuples(st.just("wait"), seconds, st.none()),
+)
+
+
+class Twins:
+    """Both stores, the same clock, and what was reserved so far."""
+
+    def __init__(self, url: str) -> None:
+        self.clock = FakeClock(start=1000.0)
+        self.redis = RedisStore(
+            url,
+            namespace=f"twins-{next(NAMES)}",
+            lifetime=LIFETIME,
+            limits_for=limits_for,
+            clock=self.clock,
+        )
+        self.redis.script_clock = self.clock.now
+        self.memory = MemoryStore(limits_for, lifetime=LIFETIME)
+        self.held: list[tuple[Reservation, Reservation]] = []
+
+    def accounts(self, store: Store, owners: list[tuple[str, str | None]]) -> list[Account]:
+        found = []
+        for name, project in owners:
+            key = ApiKey(
+                key_id=f"{name}#1",
+                secret=Secret(f"sk-{name}-0123456789abcdef"),
+                organization=name,
+                project=project,
+            )
+            found.append(store.account(key, "m", self.clock.now()))
+        return found
+
+    def reserve(self, owners: list[tuple[str, str | None]], tokens: int) -> None:
+        self.clock.advance(1e-5)  # a server does one thing at a time
+        costs = Demand(input_tokens=tokens).costs
+        now = self.clock.now()
+        mine, theirs = (
+            store.reserve(Claim(self.accounts(store, owners), costs), now)
+            for store in (self.memory, self.redis)
+        )
+        self.compare(mine, theirs)
+        if isinstance(mine, Reservation) and isinstance(theirs, Reservation):
+            self.held.append((mine, theirs))
+
+    def compare(self, mine: Answer, theirs: Answer) -> None:
+        assert type(mine) is type(theirs), (mine, theirs, getattr(theirs, "ready_at", 0))
+        if isinstance(mine, Short) and isinstance(theirs, Short):
+            if mine.ready_at == inf:
+                assert theirs.ready_at == inf
+            else:  # levels are whole micro-units; a limit of 20 a day refills one in 4 ms
+                assert theirs.ready_at == pytest.approx(mine.ready_at, rel=1e-6, abs=0.05)
+            return
+        assert not isinstance(mine, Short)
+        assert not isinstance(theirs, Short)
+        assert mine.account.owner == theirs.account.owner
+        if isinstance(mine, Oversize) and isinstance(theirs, Oversize):
+            assert mine.bucket.limit == theirs.bucket.limit
+        elif isinstance(mine, Reservation) and isinstance(theirs, Reservation):
+            self.compare_levels(mine, theirs)
+
+    def compare_levels(self, mine: Reservation, theirs: Reservation) -> None:
+        levels = [
+            {
+                (b.scope, b.name): (b.snapshot(self.clock.now()).available, b.limit)
+                for b in r.account.buckets
+            }
+            for r in (mine, theirs)
+        ]
+        assert levels[0].keys() == levels[1].keys()
+        for name, values in levels[0].items():
+            assert levels[1][name] == pytest.approx(values, abs=1e-2), name
+
+    def tell(self, which: int, **said: object) -> None:
+        if not self.held:
+            return
+        pair = self.held[which % len(self.held)]
+        now = self.clock.now()
+        self.memory._ledger.expire(now)  # which it does with the next claim; Redis with any step
+        self.memory.settle(Settlement(pair[0], **said), now)  # type: ignore[arg-type]
+        self.redis.settle(Settlement(pair[1], **said), now)  # type: ignore[arg-type]
+        self.redis.flush()  # at this instant
+
+    def play(self, step: tuple[str, object, object]) -> None:
+        match step:
+            case ("reserve", list() as owners, int() as tokens):
+                self.reserve(owners, tokens)
+            case ("settle", int() as which, int() as tokens):
+                self.tell(which, used=Usage(input_tokens=tokens).costs)
+            case ("observe", int() as which, list() as told):
+                self.tell(which, used=None, readings=tuple(told))
+            case ("refuse", int() as which, Outcome() as outcome):
+                used = Usage(requests=1).costs
+                self.tell(which, used=used, outcome=outcome)
+            case ("wait", float() as seconds, _):
+                self.clock.advance(seconds)
+
+    def close(self) -> None:
+        self.redis.close()
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(script=st.lists(steps, max_size=40))
+def test_memory_and_redis_give_the_same_answers(
+    server: TestServer, script: list[tuple[str, object, object]]
+) -> None:
+    twins = Twins(server.url)
+    try:
+        for step in script:
+            twins.play(step)
+        twins.reserve(list(OWNERS), 10)
+        for one in OWNERS:
+            twins.reserve([one], 700)
+    finally:
+        twins.close()
+
+
+def test_an_answer_that_tells_of_more_is_believed_alike(server: TestServer) -> None:
+    twins = Twins(server.url)
+    try:
+        for size, level in ((500, 3000.0), (300, 5000.0), (200, 100.0), (50, 4000.0)):
+            twins.reserve([("acme", None)], size)
+            told = Reading(metric=Metric.TOKENS, limit=6000.0, level=level, period=MINUTE)
+            twins.clock.advance(0.2)
+            twins.tell(len(twins.held) - 1, used=None, readings=(told,))
+            if size == 300:  # one that is still under way when the next answers come
+                twins.tell(0, used=Usage(input_tokens=10).costs)
+        twins.reserve([("acme", None)], 10)
+        level = twins.held[-1][0].account.buckets[1].level
+        assert level > 2000  # what was told last, and little of it uncertain
+    finally:
+        twins.close()
+
+
+def test_a_rate_that_was_slowed_grows_back_alike(server: TestServer) -> None:
+    """Not to the last digit: how much it has grown is reckoned whenever a bucket is looked at."""
+    twins = Twins(server.url)
+    try:
+        twins.reserve([("birch", None)], 3000)
+        slow = Outcome(kind=Kind.SLOW_DOWN, retry_after=3.0)
+        twins.tell(0, used=Usage(input_tokens=3000).costs, outcome=slow)
+        for pause in (0.5, 5.0, 30.0, 200.0):
+            twins.clock.advance(pause)
+            now = twins.clock.now()
+            claims = [
+                store.reserve(
+                    Claim(
+                        twins.accounts(store, [("birch", None)]), Demand(input_tokens=2900).costs
+                    ),
+                    now,
+                )
+                for store in (twins.memory, twins.redis)
+            ]
+            waits = [a.ready_at - now if isinstance(a, Short) else 0.0 for a in claims]
+            assert waits[1] == pytest.approx(waits[0], rel=0.01, abs=0.05)
+        assert waits == [0.0, 0.0]
+    finally:
+        twins.close()

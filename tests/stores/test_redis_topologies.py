@@ -1,0 +1,158 @@
+"""A cluster of three nodes, and a master that sentinels watch: real servers of this test's own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+import redis
+from tests.stores import test_redis_contract as contract
+from tests.stores.redis_kit import BINARY, TestServer, free_port, serving
+
+from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, WaitTimeout
+from keyfleet._core.ledger import LimitsFor
+from keyfleet._protocols import Store
+from keyfleet.stores.redis import RedisStore
+
+pytestmark = pytest.mark.realtime
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    with ExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port")
+        buses = [free_port() for _ in range(3)]
+        nodes = [stack.enter_context(serving(*options, str(bus))) for bus in buses]
+        first = nodes[0].client()
+        bounds = [(0, 5460), (5461, 10922), (10923, 16383)]
+        for node, bus, (low, high) in zip(nodes, buses, bounds, strict=True):
+            client = node.client()
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", low, high)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", low + 1)
+            if node is not nodes[0]:
+                first.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        until = monotonic() + 30
+        while not all(is_whole(node) for node in nodes):
+            assert monotonic() < until, "the cluster doesn't come together"
+            sleep(0.1)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+
+
+def is_whole(node: TestServer) -> bool:
+    info = node.client().execute_command("CLUSTER", "INFO")
+    told = (
+        info
+        if isinstance(info, dict)
+        else dict(line.split(":") for line in info.decode().split("\r\n") if line)
+    )
+    return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "3"
+
+
+@pytest.fixture(scope="module")
+def cluster_url() -> Iterator[str]:
+    with cluster() as url:
+        yield url
+
+
+class TestRedisCluster(contract.TestRedisStore):
+    """An organization is one slot, so a claim is one step for each that is tried."""
+
+    examples = 5
+
+    @pytest.fixture(autouse=True)
+    def _clustered(self, cluster_url: str) -> None:
+        self.url = cluster_url
+
+    def make(self, limits_for: LimitsFor, lifetime: float) -> Store:
+        store = RedisStore(
+            self.url,
+            namespace=f"cluster-{next(contract.NAMES)}",
+            lifetime=lifetime,
+            limits_for=limits_for,
+            clock=self._clock(),
+        )
+        store.script_clock = self._clock().now
+        self.made.append(store)
+        return store
+
+    def test_merged_organizations_spend_from_one_bucket(self) -> None:
+        """They may be on different nodes: they are one from here on, in this process's view."""
+        limits = Limits(tpd=1001)
+        store = self._store(a=limits, b=limits)
+        first, second = self._account(store, "a"), self._account(store, "b")
+        self._take(store, first)
+        store.merge("b", "a", self.now())
+        first, second = self._account(store, "a"), self._account(store, "b")
+        assert first is second
+        assert self._room(store, second) == 9
+
+
+async def test_tasks_of_a_pool_over_a_cluster(cluster_url: str) -> None:
+    store = RedisStore(cluster_url, namespace=f"cluster-{next(contract.NAMES)}")
+    owners = [
+        Organization(name=f"o{n}", keys=(f"sk-o{n}-0123456789abcdef",), limits=Limits(rpd=3.5))
+        for n in range(4)
+    ]
+    async with KeyPool(owners, store=store) as pool:
+        for _ in range(12):  # three each
+            lease = await pool.alease(Demand(model="m"), timeout=5)
+            await lease.asettle()
+        with pytest.raises(WaitTimeout):
+            await pool.alease(Demand(model="m"), timeout=0.5)
+
+
+def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        master = stack.enter_context(serving())
+        replica = stack.enter_context(serving("--replicaof", f"127.0.0.1 {master.port}"))
+        until = monotonic() + 20
+        while replica.client().info("replication")["master_link_status"] != "up":
+            assert monotonic() < until, "the replica doesn't follow"
+            sleep(0.1)
+        port = free_port()
+        config = tmp_path / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
+            f"sentinel monitor fleet 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds fleet 500\n"
+            "sentinel failover-timeout fleet 3000\n"
+        )
+        command = [str(BINARY), str(config), "--sentinel"]
+        sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        stack.callback(sentinel.wait)
+        stack.callback(sentinel.kill)
+        until = monotonic() + 20
+        while not knows_replica(port):
+            assert monotonic() < until, "the sentinel doesn't see the replica"
+            sleep(0.2)
+        store = RedisStore(f"redis+sentinel://127.0.0.1:{port}/fleet", timeout=1.0)
+        owner = Organization(name="o", keys=("sk-o-0123456789abcdef",), limits=Limits(rpd=10.5))
+        with KeyPool([owner], store=store) as pool:
+            for _ in range(5):
+                pool.lease(Demand(model="m")).settle()
+            store.flush()
+            master.client().wait(1, 2000)
+            master.stop()
+            until = monotonic() + 60
+            granted = 0
+            while granted < 5:
+                assert monotonic() < until, "the replica was not made master"
+                try:
+                    pool.lease(Demand(model="m"), timeout=5).settle()
+                    granted += 1
+                except StoreError:
+                    sleep(0.1)
+            with pytest.raises(WaitTimeout):
+                pool.lease(Demand(model="m"), timeout=0.2)
+
+
+def knows_replica(port: int) -> bool:
+    try:
+        with redis.Redis(port=port) as client:
+            return bool(client.execute_command("SENTINEL", "REPLICAS", "fleet"))
+    except (redis.exceptions.RedisError, OSError):
+        return False
