@@ -1,13 +1,17 @@
--- What the processes of a fleet tell each other: who is ill, who probes, which owners are one.
+-- What the processes of a fleet tell each other: who is there, who is ill, who probes, which owners
+-- are one.
 -- Layout 1. Times: microseconds of this server's clock; -1 = never. It stands alone.
 --
 -- KEYS[1]: `keyfleet:1:<namespace>:{!}`. Below it
---   health  hash: a record for each subject, and under `v` the version of the newest
+--   health     hash: a record for each subject, and under `v` the version of the newest
+--   processes  hash: of each process since when it runs, and what it says of itself
+--   alive      sorted set: processes by the instant until which they are taken for alive
 --
 -- ARGV[1] numbers: the version that the caller knows (-1 = none), for how long a claim on a probe
--- lasts, for how long what has ended is remembered, the same of merged owners; [2] the process;
--- [3] the channel on which changes are announced; then for each thing that is told six: what (`tell`
--- or `claim`), subject, state, for how long, openings, reason.
+-- lasts, for how long what has ended is remembered, the same of merged owners, for how long the
+-- process runs (-1 = it ends now), for how long it is taken for alive; [2] the process; [3] the
+-- channel on which changes are announced; [4] what the process says of itself; then for each thing
+-- that is told six: what (`tell` or `claim`), subject, state, for how long, openings, reason.
 --
 -- The answer: the version, how many were told, what stands now for each of them, then of each record
 -- that is newer than what the caller knows the subject and the record.
@@ -21,7 +25,8 @@ local AT_ONCE = 50000 -- microseconds before its end at which a rest counts as e
 local WEIGHT = { closed = 0, open = 1, parked = 2, dead = 3 }
 
 local pack, unpack_record, call = struct.pack, struct.unpack, redis.call
-local known, claim_for, kept_for, merged_for = struct.unpack('>dddd', ARGV[1])
+local known, claim_for, kept_for, merged_for, runs_for, alive_for =
+  struct.unpack('>dddddd', ARGV[1])
 local process, channel, key = ARGV[2], ARGV[3], KEYS[1] .. 'health'
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -97,8 +102,23 @@ local function shown(r)
   return packed_with(r, r.until_at < 0 and -1 or math.max(0, r.until_at - now))
 end
 
+local function beat()
+  local about, alive = KEYS[1] .. 'processes', KEYS[1] .. 'alive'
+  local gone = call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 32)
+  if runs_for < 0 then gone[#gone + 1] = process end
+  for _, name in ipairs(gone) do
+    call('ZREM', alive, name)
+    call('HDEL', about, name)
+  end
+  if runs_for < 0 then return end
+  call('HSET', about, process, pack('>d', now - runs_for) .. ARGV[4])
+  call('ZADD', alive, now + alive_for, process)
+  for _, kept in ipairs({ about, alive }) do call('PEXPIRE', kept, math.ceil(alive_for / 1000)) end
+end
+
+beat()
 local answer = { '', '' }
-for i = 4, #ARGV, 6 do
+for i = 5, #ARGV, 6 do
   local what, subject, state = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stands
   if what == 'claim' then

@@ -31,6 +31,7 @@ from ..._core.ledger import Claim
 from ..._protocols import Member
 from ...errors import StoreError
 from . import _wire as wire
+from ._registry import ALIVE_FOR, about
 from ._server import HEALTH, Part, Reply, Server
 
 #: Seconds between exchanges where nothing happens: within them a lost message is made up for.
@@ -53,7 +54,7 @@ AT_MOST: Final = 200
 #: What the state of an organization that was merged is called in the server.
 MERGED: Final = "merged"
 
-_NUMBERS: Final = Struct(">4d")
+_NUMBERS: Final = Struct(">6d")
 _RECORD: Final = Struct(">4d")
 #: A provider's code. What looks otherwise is not stored: nobody knows what is in it.
 _CODE: Final = re.compile(r"[a-z0-9_. -]{1,48}")
@@ -123,6 +124,7 @@ class Health:
         process: returns this process's name.
         clock: what tells this process's time.
         merged: is told of two organizations that other processes found to be one, before the pool.
+        in_flight: returns how many reservations this process holds.
     """
 
     def __init__(
@@ -133,12 +135,15 @@ class Health:
         process: Callable[[], str],
         clock: Clock,
         merged: Callable[[str, str], None],
+        in_flight: Callable[[], int],
     ) -> None:
         self._server = server
         self._namespace = namespace
         self._process = process
         self._clock = clock
         self._on_merged = merged
+        self._in_flight = in_flight
+        self._began_at = clock.now()
         self._prefix = prefix(namespace)
         self._channel = f"{self._prefix}changed"
         self._member: Member | None = None
@@ -250,10 +255,14 @@ class Health:
                 for subject, news in self._probing.items()
                 if subject not in told
             ]
-            spans = (CLAIM_FOR, KEPT_FOR, MERGED_FOR)
-            numbers = _NUMBERS.pack(self._known, *map(wire.microseconds, spans))
+            known, member = self._known, self._member
         now = self._clock.now()
-        parts: list[Part] = [numbers, self._process(), self._channel]
+        leaves = self._closed.is_set()
+        runs_for = -1e-6 if leaves else now - self._began_at
+        spans = (CLAIM_FOR, KEPT_FOR, MERGED_FOR, runs_for, ALIVE_FOR)
+        says = about(self._in_flight(), 0 if member is None else member.waiting)
+        numbers = _NUMBERS.pack(known, *map(wire.microseconds, spans))
+        parts: list[Part] = [numbers, self._process(), self._channel, says]
         for one in sent:
             parts += one.parts(now)
         return ([self._prefix], parts), sent
@@ -391,11 +400,16 @@ class Health:
         threads, self._threads = self._threads, []
         if not threads:
             return
+        _ended(threads[0])  # so that the exchange that says farewell is the last
         try:
             self._exchange()
             self._server.publish(self._own_channel, "closed")  # the listener need not sleep on
         except StoreError:
             pass  # what was not told the others find out themselves
-        for thread in threads:
-            if thread is not current_thread():
-                thread.join(timeout=3.0)
+        for thread in threads[1:]:
+            _ended(thread)
+
+
+def _ended(thread: Thread) -> None:
+    if thread is not current_thread():
+        thread.join(timeout=3.0)

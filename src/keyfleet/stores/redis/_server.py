@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from threading import Lock
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -44,6 +44,7 @@ CONNECTIONS: Final = 32
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
+T = TypeVar("T")
 Reply = list[bytes]
 Part = str | bytes
 
@@ -211,6 +212,16 @@ class Server:
         """
         with _ours():
             self.client().publish(channel, message)
+
+    def ask(self, work: Callable[[Any], T]) -> T:
+        """Let `work` with the client for threads, and turn its errors into ours.
+
+        Raises:
+            Lost: no answer came.
+            StoreError: the server refused.
+        """
+        with _ours():
+            return work(self.client())
 
     # Closing
 

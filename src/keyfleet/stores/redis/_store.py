@@ -99,6 +99,7 @@ class RedisStore:
             process=lambda: self.process,
             clock=self._clock,
             merged=self._merged_elsewhere,
+            in_flight=self._in_flight,
         )
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
@@ -173,6 +174,10 @@ class RedisStore:
         with self._lock:
             self._view.merge(organization, into, now)
         self._health.merged(organization, into)
+
+    def _in_flight(self) -> int:
+        with self._lock:
+            return self._view.in_flight
 
     def _merged_elsewhere(self, organization: str, into: str) -> None:
         with self._lock:
