@@ -40,6 +40,18 @@ class Secret:
         head = self._value[:3] if self._value[2] == "-" else ""
         return f"{head}...{self._value[-4:]}"
 
+    def fingerprint(self, *context: str) -> str | None:
+        """Return a name of the secret that shared stores may show: 32 hexadecimal digits.
+
+        An HMAC-SHA256 of the context under the secret itself as its key, so only who has the secret
+        can tell whose name it is, and each context (such as a fleet) has names of its own.
+        ``None`` = shorter than 16 characters: it could be found by trying.
+        """
+        if len(self._value) < 16:
+            return None
+        message = "\0".join(("keyfleet", *context)).encode()
+        return hmac.new(self._value.encode(), message, "sha256").hexdigest()[:32]
+
     def __repr__(self) -> str:
         return f"Secret({self.masked!r})"
 

@@ -12,6 +12,7 @@ from ._limits import Costs, Limits
 from ._usage import Demand, Usage
 
 if TYPE_CHECKING:
+    from ._core.health import News
     from ._core.ledger import Account, Answer, Claim, Settlement
     from ._keys import ApiKey
     from ._outcome import Observation, Outcome
@@ -134,6 +135,51 @@ class SharedStore(Store, Protocol):
             limits_for: the configured limits of an organization or project for a model family.
             freed: to be called, outside every lock, when an owner has more than its last answer
                 told; returns whether any call waits for that.
+        """
+        ...
+
+
+class Member(Protocol):
+    """What a store that joins processes to a fleet needs of each one's pool.
+
+    It is called outside every lock of the store's.
+    """
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The pool's keys, under their owners as far as is known by now."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for headroom."""
+        ...
+
+    def told(self, news: Sequence[News]) -> None:
+        """Take in what another process found of keys, owners and models, in this order."""
+        ...
+
+    def merged(self, organization: str, into: str) -> None:
+        """Take in that another process found two organizations to be one."""
+        ...
+
+
+@runtime_checkable
+class FleetStore(SharedStore, Protocol):
+    """A shared store by which processes also tell each other who is ill, and who may probe.
+
+    A store without these methods is as good: then each process finds out by itself.
+    """
+
+    def join(self, member: Member) -> None:
+        """Let a pool hear from the others, from its first claim on."""
+        ...
+
+    def tell(self, news: Sequence[News]) -> None:
+        """Tell the others. Never blocks: it is called under the pool's lock.
+
+        A subject that is ``asking`` is told to this process alone in answer: ``half-open`` if it
+        may probe, else what stands.
         """
         ...
 

@@ -9,6 +9,7 @@ background.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from itertools import islice
@@ -30,6 +31,7 @@ from ._core.flow import (
     settled_by,
 )
 from ._core.health import State
+from ._core.identity import Regrouping
 from ._core.ledger import Account, Settlement
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
@@ -38,9 +40,10 @@ from ._drivers import arun, run, to_the_end
 from ._keys import ApiKey
 from ._lease import Lease, LeaseContext
 from ._limits import Costs
+from ._membership import Membership
 from ._outcome import NOTHING, OK, Kind, Outcome
 from ._owners import Organization, Owners
-from ._protocols import Provider, SharedStore, Store, Strategy
+from ._protocols import FleetStore, Provider, SharedStore, Store, Strategy
 from ._status import Counts, Status, status_of
 from ._usage import Demand, Usage
 from .errors import CannotServe, WaitTimeout
@@ -127,9 +130,20 @@ class KeyPool:
             strategy=strategy_named(strategy, random) if isinstance(strategy, str) else strategy,
             max_waiting=max_waiting,
             shared=not self._local,
+            asks=isinstance(self._store, FleetStore),
         )
         if isinstance(self._store, SharedStore):
             self._store.bind(owners.limits_for, self._freed_elsewhere)
+        if isinstance(self._store, FleetStore):
+            self._store.join(
+                Membership(
+                    self._scheduler,
+                    lock=self._lock,
+                    clock=self._clock,
+                    wake=self._tell,
+                    emit=self._emit,
+                )
+            )
 
     @classmethod
     def from_config(cls, config: str | os.PathLike[str] | Mapping[str, object]) -> KeyPool:
@@ -424,6 +438,9 @@ class KeyPool:
         with self._lock:
             woken, self._scheduler.woken = self._scheduler.woken, []
             changed, self._scheduler.changed = self._scheduler.changed, []
+            if self._scheduler.news and isinstance(self._store, FleetStore):
+                news, self._scheduler.news = self._scheduler.news, []
+                self._store.tell(news)  # here, so that it is told in the order of what happened
         for ticket in woken:
             ticket.woken = True
             wake = ticket.wake
@@ -454,7 +471,11 @@ class KeyPool:
         with self._lock:
             if self._local:
                 freed = self._store.settle(settlement, now)
-            self._take_in(settle, usage, freed, now)
+            regrouping = self._take_in(settle, usage, freed, now)
+            if regrouping is not None and self._local:
+                self._merge(regrouping, now)
+        if regrouping is not None and not self._local:
+            self._merge_remotely(regrouping, now)
         self._tell_of(settle, usage)
 
     async def afinish(self, settle: Settle, usage: Usage | None = None) -> None:
@@ -465,13 +486,20 @@ class KeyPool:
         now = self._clock.now()
         freed, cancelled = await to_the_end(self._store.asettle(_settlement(settle), now))
         with self._lock:
-            self._take_in(settle, usage, freed, now)
+            regrouping = self._take_in(settle, usage, freed, now)
+        if regrouping is not None:
+            work = asyncio.to_thread(self._merge_remotely, regrouping, now)
+            _, again = await to_the_end(work)
+            cancelled = cancelled or again
         self._tell_of(settle, usage)
         if cancelled is not None:
             raise cancelled
 
-    def _take_in(self, settle: Settle, usage: Usage | None, freed: bool, now: float) -> None:
+    def _take_in(
+        self, settle: Settle, usage: Usage | None, freed: bool, now: float
+    ) -> Regrouping | None:
         """Let counts, health, identities and those that wait learn of it; under the lock."""
+        regrouping = None
         grant, outcome, scheduler = settle.grant, settle.outcome, self._scheduler
         if settle.used is not None:
             self._counts[grant.key.key_id].ended(outcome, usage)
@@ -485,9 +513,10 @@ class KeyPool:
         if observation is not NOTHING:
             self.ignored_headers += observation.ignored
             if observation.organization_id is not None:
-                self._regroup(settle, now)
+                regrouping = scheduler.identify(grant, observation)
         if freed and scheduler.waiting:
             scheduler.freed(grant.reservation.account, now)
+        return regrouping
 
     def _freed_elsewhere(self, account: Account) -> bool:
         """Wake who waits for an owner, of which a shared store says that it has more."""
@@ -507,12 +536,20 @@ class KeyPool:
             if settle.used is not None:
                 self._emit_end(settle.grant, settle.outcome, usage)
 
-    def _regroup(self, settle: Settle, now: float) -> None:
-        regrouping = self._scheduler.identify(settle.grant, settle.observation)
-        if regrouping is None:
-            return
+    def _merge(self, regrouping: Regrouping, now: float) -> None:
+        """Merge owners in the store and on the routes; under the lock."""
         for organization, into in regrouping.merges:
             self._store.merge(organization, into, now)
+        self._regroup(regrouping)
+
+    def _merge_remotely(self, regrouping: Regrouping, now: float) -> None:
+        """Do as `_merge`, without the lock while the store takes its time, or calls back."""
+        for organization, into in regrouping.merges:
+            self._store.merge(organization, into, now)
+        with self._lock:
+            self._regroup(regrouping)
+
+    def _regroup(self, regrouping: Regrouping) -> None:
         self._scheduler.regroup(regrouping)
         if self._listeners:
             self._merged += regrouping.merges
@@ -528,7 +565,9 @@ class KeyPool:
             ConfigError: no key may be used for the model.
         """
         with self._lock:
-            return self._scheduler.eta(demand, self._clock.now())
+            eta = self._scheduler.eta(demand, self._clock.now())
+        self._tell()  # a look at what rests may end its rest
+        return eta
 
     def status(self) -> Status:
         """Return the state of every owner and key as it is now, frozen. It holds no secret."""

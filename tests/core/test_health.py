@@ -9,21 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfleet._core.health import (
+    ASK_FOR,
     FAULTS_OF_FLAKY,
     FAULTS_TO_OPEN,
     OPEN_AT_MOST,
     OPEN_FOR,
+    OPENINGS_ALIKE,
     PARK_AT_MOST,
     PARK_FOR,
     PROBE_FOR,
     TABLE,
     Event,
     Level,
+    News,
     State,
     Subject,
     told_by,
 )
 from keyfleet._outcome import Kind, Outcome
+
+#: The states that don't end by themselves.
+LASTING = (State.CLOSED, State.HALF_OPEN, State.DEAD)
 
 
 def subject(state: State = State.CLOSED) -> Subject:
@@ -129,7 +135,7 @@ def test_only_the_tables_moves_happen_and_instants_are_sound(
             assert TABLE[before, event] is one.state
             assert one.since == now
             assert one.until >= now
-            assert (one.until < inf) == (one.state in (State.OPEN, State.PARKED, State.PROBING))
+            assert (one.until < inf) == (one.state not in LASTING)
         else:
             assert one.state is before
         assert one.usable == (one.state in (State.CLOSED, State.HALF_OPEN))
@@ -154,6 +160,46 @@ def test_only_the_tables_moves_happen_and_instants_are_sound(
 )
 def test_what_an_outcome_says_of_health(outcome: Outcome, told: tuple[Level, Event] | None) -> None:
     assert told_by(outcome) == told
+
+
+def test_who_asks_and_is_not_answered_probes_by_itself() -> None:
+    one = subject(State.OPEN)
+    one.tell(Event.ASK, 5.0)
+    assert (one.state, one.until, one.usable) == (State.ASKING, 5.0 + ASK_FOR, False)
+    one.tell(Event.DUE, one.until)
+    assert one.usable
+
+
+@given(st.sampled_from(State), st.sampled_from(State), st.floats(0, 100))
+def test_what_another_process_told_holds_whatever_was_known(
+    before: State, told: State, until: float
+) -> None:
+    one = subject(before)
+    one.faults, one.proven, one.until = FAULTS_TO_OPEN - 1, True, -1.0
+    news = News(one.name, told, until, "why", 3)
+    assert one.take(news, 7.0) == (told is not before or told is not State.CLOSED)
+    assert one.state is told
+    assert not one.take(news, 8.0)
+    if told is not State.CLOSED:
+        assert one.news == news
+    if told is not before:
+        assert (one.since, one.faults) == (7.0, 0)
+        assert one.proven == (told is not State.CLOSED)
+
+
+def test_what_another_process_left_alone_often_is_left_alone_for_longer() -> None:
+    one = subject()
+    one.take(News(one.name, State.HALF_OPEN, openings=3), 0.0)
+    one.tell(Event.PROBE, 0.0)
+    one.tell(Event.FAULT, 0.0)
+    assert one.until == OPEN_FOR * 2 ** (3 - OPENINGS_ALIKE)
+
+
+def test_a_rest_that_goes_on_is_the_same_rest() -> None:
+    one = subject(State.OPEN)
+    one.since, one.until = 1.0, 5.0
+    assert one.take(News(one.name, State.OPEN, 9.0), 2.0)
+    assert (one.since, one.until) == (1.0, 9.0)
 
 
 def test_repr_tells_name_and_state() -> None:

@@ -1,7 +1,7 @@
 """Who may be asked: one state machine per subject, as a table.
 
 A *subject* is whatever an outcome can speak of: a key, an owner (organization or project), an
-owner's model family, a provider's model family. Each is in one of five states:
+owner's model family, a provider's model family. Each is in one of these states:
 
     CLOSED      in use
     OPEN        left alone until an instant, after faults or an overload
@@ -9,6 +9,11 @@ owner's model family, a provider's model family. Each is in one of five states:
     HALF_OPEN   the instant has come: a single attempt may probe
     PROBING     that attempt is in flight, all others keep away
     DEAD        not asked again until it is revived: revoked, or denied the model
+    ASKING      the instant has come, and the other processes are asked whether this one may probe
+
+Where processes share health, one of them probes: a subject whose instant has come is ASKING, and
+becomes HALF_OPEN in the process that may, for a short while; in the others it is PROBING until the
+result is told, or until the claim on the probe ends. If nobody answers, each probes by itself.
 
 A key that never got an answer is *on trial*: only `TRIALS` attempts may be under way with it at
 first, `TRIAL_GROWTH` times as many every `TRIAL_FOR` seconds, until one is answered. A batch that
@@ -21,6 +26,7 @@ success of an earlier call opens nothing, a late fault closes nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -49,6 +55,8 @@ PARK_FOR: Final = 600.0
 PARK_AT_MOST: Final = 14_400.0
 #: Seconds after which a probe that never reported is given up.
 PROBE_FOR: Final = 900.0
+#: Seconds to wait for leave to probe: a store answers in milliseconds, or not at all.
+ASK_FOR: Final = 2.0
 
 #: Attempts that may be under way with a key before it was ever answered.
 TRIALS: Final = 5
@@ -67,6 +75,7 @@ class State(Enum):
     HALF_OPEN = "half-open"
     PROBING = "probing"
     DEAD = "dead"
+    ASKING = "asking"
 
 
 class Event(Enum):
@@ -78,6 +87,7 @@ class Event(Enum):
     PARK = "park"
     KILL = "kill"
     DUE = "due"
+    ASK = "ask"
     PROBE = "probe"
     ABANDON = "abandon"
     REVIVE = "revive"
@@ -108,6 +118,14 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.PROBING, Event.ABANDON): State.HALF_OPEN,
     (State.PROBING, Event.REVIVE): State.CLOSED,
     (State.DEAD, Event.REVIVE): State.CLOSED,
+    # Where processes share health, ASK comes in place of DUE and ABANDON.
+    (State.OPEN, Event.ASK): State.ASKING,
+    (State.PARKED, Event.ASK): State.ASKING,
+    (State.PROBING, Event.ASK): State.ASKING,
+    (State.ASKING, Event.DUE): State.HALF_OPEN,  # nobody answered
+    (State.ASKING, Event.PARK): State.PARKED,
+    (State.ASKING, Event.KILL): State.DEAD,
+    (State.ASKING, Event.REVIVE): State.CLOSED,
 }
 
 
@@ -135,6 +153,25 @@ FAULTS: Final = {
 ANSWERED: Final = frozenset(
     {Kind.OK, Kind.RATE_LIMITED, Kind.TOO_LARGE, Kind.BAD_REQUEST, Kind.CONFLICT, Kind.CONTENT}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one process tells the others of a subject.
+
+    Args:
+        name: the subject.
+        state: its state from now on.
+        until: the instant on this process's clock when that ends; infinite = it doesn't by itself.
+        reason: the provider's code of what happened.
+        openings: how often in a row it was left alone.
+    """
+
+    name: str
+    state: State
+    until: float = inf
+    reason: str = ""
+    openings: int = 0
 
 
 class Subject:
@@ -216,11 +253,33 @@ class Subject:
         self.until = now + self._lasts(state, retry_after)
         if state is State.CLOSED:
             self.flaky = event is Event.SUCCESS
-            self.openings = 0
-            self.reason = ""
-            self.proven = False  # a key that comes back is on trial again
-            self.trials, self.allowed = 0, TRIALS
+            self._begin_anew()
         return True
+
+    def take(self, news: News, now: float) -> bool:
+        """Become what another process told, whatever the table says; return whether that is new."""
+        moved = news.state is not self.state
+        if not moved and (news.state is State.CLOSED or news.until == self.until):
+            return False
+        self.state, self.until, self.reason = news.state, news.until, news.reason
+        self.openings = news.openings
+        self.faults = 0
+        if moved:
+            self.since = now
+        if news.state is State.CLOSED:
+            self._begin_anew()
+        return True
+
+    @property
+    def news(self) -> News:
+        """What other processes are to know."""
+        return News(self.name, self.state, self.until, self.reason, self.openings)
+
+    def _begin_anew(self) -> None:
+        self.openings = 0
+        self.reason = ""
+        self.proven = False  # a key that comes back is on trial again
+        self.trials, self.allowed = 0, TRIALS
 
     def _breaks(self, event: Event) -> bool:
         """Count faults in a row; return whether the event is enough to leave CLOSED."""
@@ -239,6 +298,8 @@ class Subject:
     def _lasts(self, state: State, retry_after: float | None) -> float:
         if state is State.PROBING:
             return PROBE_FOR
+        if state is State.ASKING:
+            return ASK_FOR
         if state not in (State.OPEN, State.PARKED):
             return inf
         if state is State.OPEN:

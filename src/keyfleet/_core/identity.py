@@ -52,6 +52,13 @@ class Identities:
             self._members.setdefault(into, {}).update(self._members.pop(name, {}))
         return Regrouping(merges=merges, projects=projects) if merges or projects else None
 
+    def merged(self, organization: str, into: str) -> None:
+        """Take in that another process found two organizations to be one."""
+        for identity, name in self._organizations.items():
+            if name == organization:
+                self._organizations[identity] = into
+        self._members.setdefault(into, {}).update(self._members.pop(organization, {}))
+
     def _merge(self, key: ApiKey, organization_id: str | None) -> tuple[tuple[str, str], ...]:
         if organization_id is None:
             return ()

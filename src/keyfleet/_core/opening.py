@@ -15,6 +15,9 @@ buckets go on refilling meanwhile. When the short bucket is empty, a little more
 bucket is larger than the window, and the window grows by `GROWTH`; beyond a minute there is nothing
 to test, and the opening is over. If it is refused, the ledger learns the burst from the refusal.
 
+Where a minute's worth is less than `FEW` requests, there is nothing to flood anybody with, and a
+window of a second would hold none: such owners are used as they are.
+
 A minute's worth is so let go after three answers. That costs the first calls of a process a
 few round trips, and a batch nothing.
 """
@@ -24,7 +27,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from .._limits import MINUTE, Costs
+from .._limits import MINUTE, Costs, Metric
 from .._outcome import Kind, Outcome
 from .bucket import MARGIN
 from .health import Subject
@@ -44,6 +47,8 @@ REFUSED_WITHIN: Final = 1.0
 FEWEST: Final = 4
 #: Calls differ in size by so much or less, where most are too small to be counted one by one.
 SIZES: Final = 4.0
+#: Requests a minute below which an owner is not tested: two a second.
+FEW: Final = 120.0
 #: A window that was no limit grows by so much.
 GROWTH: Final = 4.0
 
@@ -168,6 +173,14 @@ class Openings:
         opening.pass_test()
         if opening.window > MINUTE:
             family.opening = None
+
+
+def is_tested(account: Account) -> bool:
+    """Whether an owner may be granted so many requests at once that they should be tested first."""
+    return not any(
+        bucket.metric is Metric.REQUESTS and bucket.period == MINUTE and bucket.limit < FEW
+        for bucket in account.buckets
+    )
 
 
 def seconds_worth(account: Account, costs: Costs) -> float:

@@ -55,7 +55,8 @@ class Seat:
     def until(self) -> float:
         """The instant until which it is certainly not usable; infinite = not known, or for good.
 
-        A probe in flight, or the first answer to a key on trial, may open it at any moment.
+        A probe in flight, leave to probe, or the first answer to a key on trial, may open it at
+        any moment.
         """
         if self.is_dead or not any(s.usable and s.trusted for _, s in self.keys):
             return inf
@@ -210,7 +211,7 @@ class Route:
 def _ends_at(subject: Subject) -> float:
     if subject.pauses_until > -inf:
         return subject.pauses_until
-    return inf if subject.state is State.PROBING else subject.until
+    return inf if subject.state in (State.PROBING, State.ASKING) else subject.until
 
 
 def _supply(accounts: list[Account], now: float) -> Iterable[tuple[Metric, float, float]]:

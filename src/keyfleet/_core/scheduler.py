@@ -8,6 +8,7 @@ in `woken` for the driver to wake once it has let go of its lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import chain
 from math import floor, inf
@@ -27,6 +28,7 @@ from .health import (
     TRIAL_GROWTH,
     Event,
     Level,
+    News,
     State,
     Subject,
     told_by,
@@ -34,7 +36,7 @@ from .health import (
 from .identity import Identities, Regrouping, regrouped
 from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
 from .ledger import State as Open
-from .opening import Opening, Openings
+from .opening import Opening, Openings, is_tested
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
 
@@ -42,6 +44,9 @@ TOKEN_METRICS: Final = frozenset({Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUT
 #: Seconds ahead that a shared store may book for a call. A full bucket refills in a minute, so only
 #: daily limits, and more than five processes that each wait for a whole one, go beyond.
 BOOKS_FOR: Final = 300.0
+#: Seconds for which a process that had leave to probe, and no call for it, lets others go first: as
+#: long as a store holds its claim on the probe.
+YIELDS_FOR: Final = 5.0
 #: Seconds of gain below which a sleeping head is not woken to sleep a little less.
 WORTH_WAKING: Final = 0.001
 
@@ -131,6 +136,7 @@ class Scheduler:
         strategy: Strategy,
         max_waiting: int,
         shared: bool = False,
+        asks: bool = False,
     ) -> None:
         self._keys = {key.key_id: key for key in keys}
         self._account_of = account_of
@@ -139,6 +145,8 @@ class Scheduler:
         self._max_waiting = max_waiting
         #: The store takes time to answer, and serves other processes too.
         self._shared = shared
+        #: Other processes are told of health, and asked before a probe.
+        self._asks = asks
         self._routes: dict[tuple[str, str | None], Route] = {}
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._busy_lanes: dict[Lane, None] = {}
@@ -160,6 +168,8 @@ class Scheduler:
         self.woken: list[Ticket] = []
         #: Subjects whose state changed, for the driver to tell listeners.
         self.changed: list[tuple[str, State, str]] = []
+        #: What the other processes are to know of that, for the driver to tell them.
+        self.news: list[News] = []
         self.waiting = 0
 
     # Routes
@@ -576,7 +586,7 @@ class Scheduler:
         subject = key[1]
         if not subject.proven:
             self._try_out(subject, now)
-            if seat.family.opening is None:
+            if seat.family.opening is None and is_tested(seat.account):
                 seat.family.opening = Opening(now)
         opening = seat.family.opening
         if opening is not None:
@@ -688,7 +698,7 @@ class Scheduler:
         answered = outcome.kind in ANSWERED
         for subject in grant.seat.subjects:
             if subject.state is State.PROBING and grant.at >= subject.since:
-                self._tell(subject, Event.SUCCESS if answered else Event.ABANDON, now)
+                self._tell(subject, Event.SUCCESS if answered else self._given_up, now)
             elif answered and subject in self._suspects:
                 subject.tell(Event.SUCCESS, now)
                 self._suspects.discard(subject)
@@ -723,6 +733,24 @@ class Scheduler:
             if subject.faults:
                 self._suspects.add(subject)
             return False
+        if self._asks:
+            self.news.append(subject.news)
+        self._moved(subject)
+        return True
+
+    def told(self, news: News, now: float) -> bool:
+        """Take in what another process found of a subject; return whether that changed anything.
+
+        It holds whatever this process found before: the store brings news in order.
+        """
+        subject = self._subject(news.name)
+        if not subject.take(news, now):
+            return False
+        self._moved(subject)
+        return True
+
+    def _moved(self, subject: Subject) -> None:
+        """Take in that a subject's state changed."""
         self.changed.append((subject.name, subject.state, subject.reason))
         if subject.state is State.CLOSED:
             self._ailing.discard(subject)
@@ -732,7 +760,6 @@ class Scheduler:
             self._number += 1
             heappush(self._resting, (subject.until, self._number, subject))
         self._refresh(subject)
-        return True
 
     def _refresh(self, subject: Subject) -> None:
         """Let the seats of a subject join or leave the ready ones, and calls that wait know."""
@@ -747,12 +774,21 @@ class Scheduler:
         while self._resting and self._resting[0][0] <= now:
             until, _, subject = heappop(self._resting)
             if subject.until == until:
-                self._tell(subject, Event.DUE, now)
+                self._end_rest(subject, now)
         while self._trials and self._trials[0][0] <= now:
             at, _, subject = heappop(self._trials)
             if not self._openings.resume(subject, at, now):
                 subject.allowed *= TRIAL_GROWTH
             self._refresh(subject)
+
+    def _end_rest(self, subject: Subject, now: float) -> None:
+        if not self._asks or subject.state is State.ASKING:
+            self._tell(subject, Event.DUE, now)
+        elif subject.state is State.HALF_OPEN:  # no call used its leave: the others' turn
+            until = now + YIELDS_FOR
+            self.told(replace(subject.news, state=State.PROBING, until=until), now)
+        else:
+            self._tell(subject, Event.ASK, now)
 
     def _next_change(self) -> float:
         """Return the instant when a subject that rests, or a key on trial, may be used again."""
@@ -767,7 +803,12 @@ class Scheduler:
     def _abandon(self, seat: Seat, now: float) -> None:
         for subject in seat.subjects:
             if subject.state is State.PROBING:
-                self._tell(subject, Event.ABANDON, now)
+                self._tell(subject, self._given_up, now)
+
+    @property
+    def _given_up(self) -> Event:
+        """What a probe that says nothing is to its subject."""
+        return Event.ASK if self._asks else Event.ABANDON
 
     def revive(self, name: str | None, now: float) -> int:
         """Close every subject, or those whose name holds `name`; return how many changed."""
@@ -786,6 +827,17 @@ class Scheduler:
         The caller merges the organizations in the store, then calls `regroup`.
         """
         return self._identities.tell(grant.key, observation, self._keys)
+
+    def merged(self, organization: str, into: str) -> bool:
+        """Take in that two organizations are one; return whether keys change their owner by that.
+
+        The caller has merged them in the store.
+        """
+        self._identities.merged(organization, into)
+        if all(key.organization != organization for key in self._keys.values()):
+            return False
+        self.regroup(Regrouping(merges=((organization, into),)))
+        return True
 
     def regroup(self, regrouping: Regrouping) -> None:
         """Lay the routes anew, now that keys turned out to have other owners."""

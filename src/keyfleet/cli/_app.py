@@ -9,6 +9,7 @@ from .check import check
 from .demo import demo
 from .mock import mock
 from .simulate import simulate
+from .status import status
 
 app = typer.Typer(
     name="keyfleet",
@@ -17,5 +18,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # it shows local variables, and so perhaps a secret
 )
-for command in (batch, check, simulate, mock, demo):
+for command in (batch, check, status, simulate, mock, demo):
     app.command()(command)

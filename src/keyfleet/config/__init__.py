@@ -43,7 +43,14 @@ from ._schema import (
     refusal,
 )
 
-__all__ = ["PoolArguments", "ReadableSecretWarning", "json_schema", "load", "load_default"]
+__all__ = [
+    "PoolArguments",
+    "ReadableSecretWarning",
+    "json_schema",
+    "load",
+    "load_default",
+    "store_of",
+]
 
 #: The file that is looked for in the working directory.
 DEFAULT_FILE: Final = "keyfleet.toml"
@@ -119,6 +126,34 @@ def load_default() -> PoolArguments:
     ]
     with _located("OPENAI_API_KEYS", None):
         return load({"organizations": organizations})
+
+
+def store_of(config: Path | None) -> tuple[str, str]:
+    """Return the URL and the namespace of the store that processes share, by a configuration.
+
+    No key is read. Without `config` it is the default pool's file.
+
+    Raises:
+        ConfigError: there is no file, it is wrong, or its store is in memory.
+    """
+    file = config or default_file()
+    if file is None:
+        raise ConfigError(
+            "there is no configuration that names a store",
+            cure="Give the path of one, or --store redis://...",
+        )
+    try:
+        table = ConfigTable.model_validate(_read(file))
+    except ValidationError as error:
+        raise refusal(error, str(file)) from None  # as in `load`
+    with _located("store", str(file)):
+        store, url = _store_url(table.store)
+        if url == "memory":
+            raise ConfigError(
+                "the store is in each process's memory: nothing else can read it",
+                cure='Share one: store = "redis://...", or ask the pool itself: pool.status()',
+            )
+    return url, store.namespace
 
 
 def default_file() -> Path | None:
@@ -236,6 +271,15 @@ def _policy(table: RetryTable) -> RetryPolicy:
 
 
 def _store(given: str | StoreTable) -> Store | None:
+    table, url = _store_url(given)
+    options = {"lifetime": table.lifetime, "timeout": table.timeout}
+    known = {name: value for name, value in options.items() if value is not None}
+    return (
+        open_store(url) if url == "memory" else open_store(url, namespace=table.namespace, **known)
+    )
+
+
+def _store_url(given: str | StoreTable) -> tuple[StoreTable, str]:
     table = given if isinstance(given, StoreTable) else StoreTable(url=given)
     url = table.url
     if url.startswith("env:"):
@@ -245,11 +289,7 @@ def _store(given: str | StoreTable) -> Store | None:
                 f"the variable {table.url.removeprefix('env:')} is not set",
                 cure="Set it to the URL of the store",
             )
-    options = {"lifetime": table.lifetime, "timeout": table.timeout}
-    known = {name: value for name, value in options.items() if value is not None}
-    return (
-        open_store(url) if url == "memory" else open_store(url, namespace=table.namespace, **known)
-    )
+    return table, url
 
 
 def _refuse_twins(place: str, names: list[str], source: str | None) -> None:

@@ -2,7 +2,8 @@
 -- Units: see bucket.lua, which stands before it; keys: see step.lua.
 --
 -- KEYS[1] the prefix of the one that goes, KEYS[2] of the one that stays. ARGV[1] numbers, as in
--- step.lua; [2] the name of the one that stays.
+-- step.lua; [2] the name of the one that stays. The answer: 0 = done; 1 or 2 and a name = the one that
+-- goes, or the one that stays, was merged into another already.
 
 local from, into = KEYS[1], KEYS[2]
 
@@ -31,7 +32,10 @@ local function merge_hash(family)
   call('DEL', gone.key)
 end
 
-if call('HEXISTS', from .. 'o', '>') == 1 then return 0 end
+for which, base in ipairs({ from, into }) do
+  local moved = call('HGET', base .. 'o', '>')
+  if moved then return { which, moved } end
+end
 for _, family in ipairs(call('SMEMBERS', from .. 'n')) do merge_hash(family) end
 merge_hash(nil)
 save()
@@ -50,4 +54,4 @@ end
 call('DEL', from .. 'n', from .. 'w')
 call('HSET', from .. 'o', '>', ARGV[2])
 call('PEXPIRE', from .. 'o', KEPT_FOR)
-return 1
+return { 0 }

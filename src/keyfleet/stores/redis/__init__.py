@@ -15,6 +15,7 @@ instant when there will have been enough. Heads of all processes so come in the 
 asked, and each asks once. See `docs/architecture.md`.
 """
 
+from ._report import FleetReport, read_fleet
 from ._store import RedisStore
 
-__all__ = ["RedisStore"]
+__all__ = ["FleetReport", "RedisStore", "read_fleet"]

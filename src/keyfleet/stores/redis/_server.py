@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from threading import Lock
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -31,20 +31,23 @@ _LUA: Final = files("keyfleet.stores").joinpath("_lua")
 class Script:
     """A script as the server keeps it: its text, and the digest by which it is called."""
 
-    def __init__(self, name: str) -> None:
-        parts = ("bucket.lua", name)
+    def __init__(self, *parts: str) -> None:
         self.text = "\n".join(_LUA.joinpath(part).read_text("utf-8") for part in parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-STEP: Final = Script("step.lua")
-MERGE: Final = Script("merge.lua")
+STEP: Final = Script("bucket.lua", "step.lua")
+MERGE: Final = Script("bucket.lua", "merge.lua")
+HEALTH: Final = Script("health.lua")
 #: Connections of one process, and of each event loop: a step takes well under a millisecond.
 CONNECTIONS: Final = 32
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
+T = TypeVar("T")
+#: What a step answers, and what other scripts do, as they say themselves.
 Reply = bytes
+Replies = list[bytes]
 Part = str | bytes
 
 
@@ -170,8 +173,8 @@ class Server:
 
     # Steps
 
-    def step(self, keys: Sequence[str], parts: Sequence[Part], script: Script = STEP) -> Reply:
-        """Run a script.
+    def step(self, keys: Sequence[str], parts: Sequence[Part], script: Script = STEP) -> Any:
+        """Run a script; return its answer, a `Reply` or `Replies`.
 
         Raises:
             Lost: no answer came.
@@ -180,25 +183,45 @@ class Server:
         ask = self.client().execute_command
         with _ours():
             try:
-                return cast(Reply, ask("EVALSHA", script.sha, len(keys), *keys, *parts))
+                return ask("EVALSHA", script.sha, len(keys), *keys, *parts)
             except NoScriptError:  # a fresh server, or SCRIPT FLUSH: this brings it there again
-                return cast(Reply, ask("EVAL", script.text, len(keys), *keys, *parts))
+                return ask("EVAL", script.text, len(keys), *keys, *parts)
 
-    async def astep(self, keys: Sequence[str], parts: Sequence[Part]) -> Reply:
+    async def astep(self, keys: Sequence[str], parts: Sequence[Part], script: Script = STEP) -> Any:
         """Do as `step`, without blocking the event loop."""
         ask = (await self.aclient()).execute_command
         with _ours():
             try:
-                return cast(Reply, await ask("EVALSHA", STEP.sha, len(keys), *keys, *parts))
+                return await ask("EVALSHA", script.sha, len(keys), *keys, *parts)
             except NoScriptError:
-                return cast(Reply, await ask("EVAL", STEP.text, len(keys), *keys, *parts))
+                return await ask("EVAL", script.text, len(keys), *keys, *parts)
 
-    def subscription(self, channel: str) -> Any:
-        """Return a subscription to a channel: it has `get_message(timeout)` and `close()`."""
+    def subscription(self, *channels: str) -> Any:
+        """Return a subscription to channels: it has `get_message(timeout)` and `close()`."""
         found = self.client().pubsub()
         with _ours():
-            found.subscribe(channel)
+            found.subscribe(*channels)
         return found
+
+    def publish(self, channel: str, message: str) -> None:
+        """Send a message to who listens to a channel.
+
+        Raises:
+            Lost: no answer came.
+            StoreError: the server refused.
+        """
+        with _ours():
+            self.client().publish(channel, message)
+
+    def ask(self, work: Callable[[Any], T]) -> T:
+        """Let `work` with the client for threads, and turn its errors into ours.
+
+        Raises:
+            Lost: no answer came.
+            StoreError: the server refused.
+        """
+        with _ours():
+            return work(self.client())
 
     # Closing
 

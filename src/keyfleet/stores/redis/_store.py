@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from math import inf
 from random import Random
 from threading import Lock
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ..._clock import Clock, SystemClock
 from ..._core.bucket import Mark
+from ..._core.health import News
 from ..._core.ledger import (
     LIFETIME,
     Account,
@@ -25,10 +26,12 @@ from ..._core.ledger import (
 )
 from ..._keys import ApiKey
 from ..._limits import Limits
+from ..._protocols import Member
 from ...errors import ConfigError, StoreError
 from . import _wire as wire
 from ._buffer import Batch, Buffer
 from ._companion import Companion
+from ._health import Health
 from ._server import MERGE, Lost, Part, Reply, Server
 from ._view import View
 
@@ -90,6 +93,14 @@ class RedisStore:
         self._number = 0
         self._token = f"{Random().getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
         self._companion = Companion(self._flushed, self._subscribe, self._heard)
+        self._health = Health(
+            self._server,
+            namespace,
+            process=lambda: self.process,
+            clock=self._clock,
+            merged=self._merged_elsewhere,
+            in_flight=self._in_flight,
+        )
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
         self._freed: Callable[[Account], bool] | None = None
@@ -116,6 +127,14 @@ class RedisStore:
         self._limits_for = limits_for
         self._freed = freed
 
+    def join(self, member: Member) -> None:
+        """Let a pool hear what other processes find out, from its first claim on."""
+        self._health.join(member)
+
+    def tell(self, news: Sequence[News]) -> None:
+        """Tell the other processes, and ask for leave to probe. Never blocks."""
+        self._health.tell(news)
+
     def _configured(self, organization: str, project: str | None, family: str) -> Limits:
         limits_for = self._limits_for
         return Limits() if limits_for is None else limits_for(organization, project, family)
@@ -139,11 +158,30 @@ class RedisStore:
         if organization == into:
             return
         self.flush()
-        if not self._server.is_cluster:  # there the two may be on different servers
+        for _ in range(TURNS):
+            if self._server.is_cluster:  # there the two may be on different servers
+                break
             keys = [wire.prefix(self._namespace, name) for name in (organization, into)]
-            self._server.step(keys, [self._header().packed(), into], MERGE)
+            which, *target = self._server.step(keys, [self._header().packed(), into], MERGE)
+            if not target:
+                break
+            moved = (organization, into)[int(which) - 1]
+            with self._lock:  # another process was first, perhaps the other way round
+                self._view.merge(moved, target[0].decode(), now)
+                organization, into = self._view.resolve(organization), self._view.resolve(into)
+            if organization == into:
+                return
         with self._lock:
             self._view.merge(organization, into, now)
+        self._health.merged(organization, into)
+
+    def _in_flight(self) -> int:
+        with self._lock:
+            return self._view.in_flight
+
+    def _merged_elsewhere(self, organization: str, into: str) -> None:
+        with self._lock:
+            self._view.merge(organization, into, self._clock.now())
 
     # Reserve
 
@@ -153,6 +191,8 @@ class RedisStore:
         Raises:
             StoreError: the server can't be reached, or refuses.
         """
+        if self._health.is_new(claim) and self._health.read():
+            return Short(None, now)  # what was ranked is not what is usable: rank again
         talk = self._talk(claim)
         try:
             step = next(talk)
@@ -168,6 +208,8 @@ class RedisStore:
 
     async def areserve(self, claim: Claim, now: float) -> Answer:
         """Do as `reserve`, without blocking the event loop."""
+        if self._health.is_new(claim) and await self._health.aread():
+            return Short(None, now)
         talk = self._talk(claim)
         try:
             step = next(talk)
@@ -559,12 +601,14 @@ class RedisStore:
 
     def close(self) -> None:
         """Bring over what is in the buffer, as far as the server answers, and let go of it."""
+        self._health.close()
         self._companion.close()
         self._flushed()
         self._server.close()
 
     async def aclose(self) -> None:
         """Do as `close`."""
+        self._health.close()
         self._companion.close()
         try:
             await self.aflush()

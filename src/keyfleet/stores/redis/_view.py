@@ -55,6 +55,11 @@ class View:
         self.know(account)
         return account
 
+    @property
+    def in_flight(self) -> int:
+        """How many reservations this process holds, booked ones among them."""
+        return sum(account.in_flight for account in self._ledger.accounts())
+
     def resolved(self, accounts: Iterable[Account], now: float) -> list[Account]:
         """Return the accounts under the owners that are known by now, each once."""
         found = (self.account(a.organization, a.project, a.family, now) for a in accounts)
