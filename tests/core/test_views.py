@@ -25,6 +25,12 @@ def test_a_mirror_shows_what_it_is_told() -> None:
     assert bucket.rate == 25.0
     bucket.mirror(level=50.0, limit=3000.0, ceiling=3000.0, throttle=1.0, now=10.0)
     assert bucket.rate == 50.0
+    bucket.mirror(
+        level=20.0, limit=3000.0, ceiling=3000.0, throttle=1.0, burst=50.0, price=2.0, now=10.0
+    )
+    assert (bucket.rate, bucket.capacity, bucket.snapshot(10.0).available) == (25.0, 18.75, 37.5)
+    bucket.mirror(level=20.0, limit=3000.0, ceiling=3000.0, throttle=1.0, now=10.0)
+    assert (bucket.rate, bucket.capacity, bucket.burst) == (50.0, 2987.5, None)
 
 
 def test_a_mirror_of_slots_has_no_rate() -> None:

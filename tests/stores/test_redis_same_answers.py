@@ -53,7 +53,11 @@ class Pair:
 
 
 #: Whole tens of microseconds; some longer than reservations live.
-seconds = st.one_of(st.integers(0, 300_000), st.integers(0, 5_000_000)).map(lambda n: n / 1e5)
+seconds = st.one_of(
+    st.integers(0, 30_000),  # an answer after it is quick, or not quite
+    st.integers(0, 300_000),
+    st.integers(0, 5_000_000),
+).map(lambda n: n / 1e5)
 sizes = st.integers(0, 2500)
 owner = st.sampled_from(OWNERS)
 ranking = st.lists(owner, min_size=1, max_size=4, unique=True)
@@ -80,20 +84,38 @@ refusals = st.one_of(
         metric=st.just(Metric.TOKENS),
         period=st.just(MINUTE),
         limit=st.sampled_from([3000.0, 6000.0]),
-        used=st.sampled_from([None, 2500.0]),
+        used=st.sampled_from([None, 100.0, 2500.0, 2990.0]),  # with room for it, and without
         requested=st.sampled_from([None, 700.0]),
-        retry_after=st.sampled_from([None, 4.0]),
+        retry_after=st.sampled_from([None, 1.0, 4.0, 400.0]),
     ),
 )
+#: What the provider takes for one of our tokens.
+prices = st.sampled_from([0.5, 0.5, 1.0, 1.5, 12.0])
 steps = st.one_of(
     st.tuples(st.just("reserve"), ranking, sizes),
     st.tuples(st.just("reserve"), ranking, sizes),
     st.tuples(st.just("settle"), held, sizes),
     st.tuples(st.just("settle"), held, st.just(0)),
     st.tuples(st.just("observe"), held, headers),
+    st.tuples(st.just("charge"), held, prices),
+    st.tuples(st.just("serve"), owner, st.tuples(st.integers(1, 700), seconds, prices)),
+    st.tuples(st.just("serve"), owner, st.tuples(st.integers(1, 700), seconds, prices)),
     st.tuples(st.just("refuse"), held, refusals),
     st.tuples(st.just("wait"), seconds, st.none()),
 )
+
+
+class Charging:
+    """A provider's bucket of tokens, which charges by a formula of its own."""
+
+    def __init__(self, limit: float, now: float) -> None:
+        self.limit = self.level = limit
+        self.at = now
+
+    def charge(self, amount: float, now: float) -> float:
+        level = min(self.limit, self.level + (now - self.at) * self.limit / MINUTE)
+        self.level, self.at = max(0.0, level - amount), now
+        return round(self.level, 3)
 
 
 class Twins:
@@ -111,6 +133,7 @@ class Twins:
         self.redis.script_clock = self.clock.now
         self.memory = MemoryStore(limits_for, lifetime=LIFETIME)
         self.held: list[tuple[Reservation, Reservation]] = []
+        self.providers: dict[str, Charging] = {}
 
     def accounts(self, store: Store, owners: list[tuple[str, str | None]]) -> list[Account]:
         found = []
@@ -163,6 +186,11 @@ class Twins:
         assert levels[0].keys() == levels[1].keys()
         for name, values in levels[0].items():
             assert levels[1][name] == pytest.approx(values, abs=1e-2), name
+        for one, other in zip(mine.account.buckets, theirs.account.buckets, strict=True):
+            if one.scope == other.scope and one.name == other.name:
+                assert other.burst == one.burst
+                assert other.price == pytest.approx(one.price, rel=1e-6)
+                assert other.capacity == pytest.approx(one.capacity, rel=1e-6)
 
     def tell(self, which: int, **said: object) -> None:
         if not self.held:
@@ -174,6 +202,17 @@ class Twins:
         self.redis.settle(Settlement(pair[1], **said), now)  # type: ignore[arg-type]
         self.redis.flush()  # at this instant
 
+    def charge(self, which: int, price: float) -> None:
+        """Tell one of them what the provider's bucket holds after it charged its tokens."""
+        if self.held:
+            reservation = self.held[which % len(self.held)][0]
+            name, now = reservation.account.organization, self.clock.now()
+            limit = 6000.0 if name == "acme" else 3000.0
+            provider = self.providers.setdefault(name, Charging(limit, now))
+            level = provider.charge(reservation.costs[Metric.TOKENS] * price, now)
+            told = Reading(metric=Metric.TOKENS, limit=limit, level=level, period=MINUTE)
+            self.tell(which, used=None, readings=(told,))
+
     def play(self, step: tuple[str, object, object]) -> None:
         match step:
             case ("reserve", list() as owners, int() as tokens):
@@ -182,6 +221,15 @@ class Twins:
                 self.tell(which, used=Usage(input_tokens=tokens).costs)
             case ("observe", int() as which, list() as told):
                 self.tell(which, used=None, readings=tuple(told))
+            case ("charge", int() as which, float() as price):
+                self.charge(which, price)
+            case ("serve", (str(), _) as one, (int(), float(), float()) as how):
+                tokens, seconds, price = how
+                before = len(self.held)
+                self.reserve([one], tokens)
+                self.clock.advance(seconds)
+                if len(self.held) > before:
+                    self.charge(before, price)
             case ("refuse", int() as which, Outcome() as outcome):
                 used = Usage(requests=1).costs
                 self.tell(which, used=used, outcome=outcome)
@@ -197,7 +245,7 @@ class Twins:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(script=st.lists(steps, max_size=40))
+@given(script=st.lists(steps, min_size=10, max_size=40))
 def test_memory_and_redis_give_the_same_answers(
     server: TestServer, script: list[tuple[str, object, object]]
 ) -> None:
@@ -212,19 +260,94 @@ def test_memory_and_redis_give_the_same_answers(
         twins.close()
 
 
-def test_an_answer_that_tells_of_more_is_believed_alike(server: TestServer) -> None:
+@pytest.mark.parametrize(
+    ("metric", "unit", "least"),
+    [(Metric.REQUESTS, 0.005, 10), (Metric.TOKENS, 1.0, -inf)],  # tokens may be dear instead
+)
+def test_an_answer_that_tells_of_more_is_believed_alike(
+    server: TestServer, metric: Metric, unit: float, least: float
+) -> None:
     twins = Twins(server.url)
     try:
-        for size, level in ((500, 3000.0), (300, 5000.0), (200, 100.0), (50, 4000.0)):
+        for size, level in ((500, 3000.0), (300, 5000.0), (200, 400.0), (50, 4000.0)):
             twins.reserve([("acme", None)], size)
-            told = Reading(metric=Metric.TOKENS, limit=6000.0, level=level, period=MINUTE)
+            told = Reading(metric=metric, limit=6000.0 * unit, level=level * unit, period=MINUTE)
             twins.clock.advance(0.2)
             twins.tell(len(twins.held) - 1, used=None, readings=(told,))
             if size == 300:  # one that is still under way when the next answers come
                 twins.tell(0, used=Usage(input_tokens=10).costs)
         twins.reserve([("acme", None)], 10)
-        level = twins.held[-1][0].account.buckets[1].level
-        assert level > 2000  # what was told last, and little of it uncertain
+        level = next(b.level for b in twins.held[-1][0].account.buckets if b.metric is metric)
+        assert level > least  # what was told last, and little of it uncertain
+    finally:
+        twins.close()
+
+
+@pytest.mark.parametrize(("price", "size"), [(0.5, 360), (1.5, 150), (12.0, 30)])
+def test_a_price_is_learned_alike(server: TestServer, price: float, size: int) -> None:
+    twins = Twins(server.url)
+    try:
+        for number in range(24):
+            twins.reserve([("acme", None)], size + number)
+            twins.clock.advance(0.3)
+            twins.charge(len(twins.held) - 1, price)
+            twins.clock.advance(1.2)
+            # Some leave less than was taken: it looks a little dearer.
+            used = Usage(requests=1, input_tokens=size + number - number % 3)
+            twins.tell(len(twins.held) - 1, used=used.costs)
+        bucket = next(b for b in twins.held[-1][0].account.buckets if b.name == "tpm")
+        assert bucket.price == pytest.approx(min(price, 8.0), rel=0.1)
+    finally:
+        twins.close()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.22, 0.24, 3.0])
+def test_the_lead_of_quick_answers_is_alike(server: TestServer, pause: float) -> None:
+    twins = Twins(server.url)
+    try:
+        refusal = Outcome(
+            kind=Kind.RATE_LIMITED,
+            metric=Metric.TOKENS,
+            period=MINUTE,
+            limit=6000.0,
+            used=5990.0,
+            requested=40.0,
+            retry_after=1.0,
+        )
+        for number in range(8):
+            twins.reserve([("acme", None)], 50)
+            twins.clock.advance(pause)
+            twins.charge(len(twins.held) - 1, 1.0)
+            refused = refusal if number == 2 else None
+            used = Usage(input_tokens=50).costs
+            twins.tell(len(twins.held) - 1, used=used, outcome=refused)
+            twins.clock.advance(21.0)  # wary for the next two
+        twins.reserve([("acme", None)], 10)
+    finally:
+        twins.close()
+
+
+def test_a_burst_that_refusals_prove_is_alike(server: TestServer) -> None:
+    twins = Twins(server.url)
+    try:
+        twins.reserve([("acme", None)], 500)
+        refusal = Outcome(
+            kind=Kind.RATE_LIMITED,
+            metric=Metric.TOKENS,
+            period=MINUTE,
+            limit=6000.0,
+            used=100.0,
+            retry_after=1.0,
+        )
+        twins.tell(0, used=Usage(requests=1).costs, outcome=refusal)
+        for pause in (0.1, 1.0, 3.0):
+            twins.clock.advance(pause)
+            twins.reserve([("acme", None)], 60)
+            twins.clock.advance(0.1)
+            told = Reading(metric=Metric.TOKENS, limit=6000.0, level=30.0, period=MINUTE)
+            twins.tell(len(twins.held) - 1, used=None, readings=(told,))
+        bucket = next(b for b in twins.held[-1][1].account.buckets if b.name == "tpm")
+        assert (bucket.burst, bucket.capacity) == (100.0, 75.0)
     finally:
         twins.close()
 

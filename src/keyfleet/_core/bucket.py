@@ -351,14 +351,21 @@ class Bucket:
         self.pending += other.pending
 
     def mirror(
-        self, *, level: float, limit: float, ceiling: float, throttle: float, now: float
+        self,
+        *,
+        level: float,
+        limit: float,
+        ceiling: float,
+        throttle: float,
+        burst: float | None = None,
+        price: float = 1.0,
+        now: float,
     ) -> None:
         """Show the state that another place holds: this is then a view of it as of `now`."""
-        self.throttle = throttle
-        if limit != self.limit or ceiling != self.ceiling or throttle < 1.0:
+        same = (limit, ceiling, throttle) == (self.limit, self.ceiling, self.throttle)
+        if not same or burst != self.burst or price != self.price:
+            self.throttle, self.burst, self.price = throttle, burst, price
             self._adopt(limit, ceiling)
-        elif self.period is not None:
-            self.rate = limit / self.period
         self.level = level
         self.at = now
 

@@ -1,14 +1,34 @@
 -- One limit's arithmetic, and where buckets are kept. It stands before each script.
--- Layout 1. Times: microseconds of this server's clock. Amounts of a bucket's state: its limit's
--- units times `scale` (mostly 1,000,000: micro-units), always integers. Amounts that come in or go
--- out, and limits: units. Periods: microseconds, 0 = does not refill. -1 = not known, none.
+-- Layout 2. Times: microseconds of this server's clock. Amounts of a bucket's state: units of ours
+-- times `scale` (mostly 1,000,000: micro-units), always integers. Amounts that come in or go out,
+-- and limits: units. Periods: microseconds, 0 = does not refill. -1 = not known, none.
+--
+-- A bucket's fields, as they are stored: in units of the provider's, limit, ceiling, burst (that is
+-- configured) and configured; metric, period, scale; in our units times `scale`, level; rest (of a
+-- refill, in parts of `period`), at, throttle; in our units times `scale`, corrected, taken, pending
+-- and booked; until_at. Then what refusals and headers taught: proven (the capacity that refusals
+-- proved, the provider's units), wary_until, price (the provider's units for one of ours), returned
+-- (our units times `scale`), and the gauge's first reading: first_level (the provider's units),
+-- first_least, first_most (our units), first_granted, first_read (-1 = there is none yet).
 --
 -- It mirrors `keyfleet/_core/bucket.py`, where the theory stands. More than that one, a bucket knows
 -- what is `booked`: taken already, to be used from an instant on. Until then the provider's bucket
 -- holds it still, so ours gains no more than up to its capacity without it.
+--
+-- It is the same but for rounding: a level is rounded down to micro-units wherever it changes, so
+-- are rates and leads, and durations are whole microseconds. The gauge's bounds are not rounded, but
+-- made of such amounts: a price differs in its ninth digit or so. Only where a comparison is decided
+-- by less than that (a reading of just the bucket's top, the very end of a wary minute) do the two
+-- ledgers part, until the next answer tells both the same.
 
-local BUCKET = '>dddddddddddddddd'
+local BUCKET = '>ddddddddddddddddddddddddd'
 local MARGIN = 0.25 -- seconds of refill
+local LEAST_MARGIN = 0.02 -- the same, of what a quick answer told
+local WARY_FOR = 60000000 -- microseconds after a refusal
+local PRICED = { [1] = true, [2] = true, [3] = true } -- metrics that a formula estimates: tokens
+local LOWEST, HIGHEST = 1 / 8, 8 -- price
+local REPLACED_AFTER = 20 -- seconds, of the gauge's first reading
+local ROUNDING = 2 -- units by which two readings may be off
 local REGROWTH = 1.5 ^ (1 / 900) -- of a throttle, a second
 local FOREVER = 1e17 -- microseconds
 local KEPT_FOR = 5184000000 -- milliseconds: sixty days
@@ -61,9 +81,11 @@ end
 local function derive(b)
   local full = b.ceiling
   if b.burst >= 0 and b.burst < full then full = b.burst end
+  if b.proven >= 0 and b.proven < full then full = b.proven end
+  full = full / b.price
   if b.period > 0 then
-    full = full - min(MARGIN * b.limit * 1e6 / b.period, full / 2)
-    b.gain = max(1, floor(b.limit * b.throttle * b.scale))
+    full = full - min(MARGIN * b.limit * 1e6 / b.period / b.price, full / 2)
+    b.gain = max(1, floor(b.limit * b.throttle * b.scale / b.price))
   else
     b.gain = 0
   end
@@ -76,9 +98,9 @@ local function scale_of(limit)
 end
 
 local function set_limit(b, limit, ceiling)
-  local scale = scale_of(max(limit, ceiling))
+  local scale = scale_of(max(limit, ceiling) / b.price)
   if scale ~= b.scale then
-    for _, name in ipairs({ 'level', 'corrected', 'taken', 'pending', 'booked' }) do
+    for _, name in ipairs({ 'level', 'corrected', 'taken', 'pending', 'booked', 'returned' }) do
       b[name] = floor(b[name] / b.scale * scale)
     end
     b.scale = scale
@@ -90,6 +112,10 @@ end
 local function refill(b)
   local elapsed = now - b.at
   b.at = now -- also where the clock was set back: nothing is gained or lost by that
+  if elapsed < 0 then -- what lies ahead of it now is of the clock before
+    b.wary_until = min(b.wary_until, now + WARY_FOR)
+    if b.first_read > now then b.first_read = -1 end
+  end
   if elapsed <= 0 or b.gain == 0 then return end
   local top = b.capacity - b.booked
   if b.level < top then
@@ -114,6 +140,59 @@ local function correct(b, change)
   local before = b.level
   give_back(b, change)
   b.corrected = b.corrected + b.level - before
+end
+
+-- Returns by how much the provider's bucket is above ours when both are full.
+local function lead_of(b)
+  if b.proven < 0 then return floor(b.ceiling / b.price * b.scale) - b.capacity end
+  return min(floor(MARGIN * 1e6 * b.gain / b.period), b.capacity)
+end
+
+-- Believes that the limit is enforced in windows of so many seconds: no burst beyond one.
+local function enforce(b, window)
+  if b.period == 0 then return end
+  if b.proven < 0 or b.gain / b.period * 1e6 * window < b.proven * b.scale then
+    b.proven = max(1, b.limit * 1e6 / b.period * window)
+    derive(b)
+    correct(b, 0)
+  end
+end
+
+-- Learns from an answer's headers what the provider charges for a unit of ours.
+local function reprice(b, told, mark, granted_at)
+  if b.period == 0 or not PRICED[b.metric] then return end
+  local returned = b.returned / b.scale
+  local at_least = mark.taken - mark.pending - returned
+  local at_most = b.taken / b.scale - returned
+  if b.first_read >= 0 then
+    local rate = b.limit * 1e6 / b.period
+    local shortest = max(0, granted_at - b.first_read) / 1e6
+    local longest = (b.at - b.first_granted) / 1e6
+    local refilled_least = min(b.ceiling, b.first_level + rate * shortest) - b.first_level
+    local charged_least = b.first_level + refilled_least - told - ROUNDING
+    local charged_most = b.first_level + rate * longest - told + ROUNDING
+    local taken_least, taken_most = at_least - b.first_most, at_most - b.first_least
+    local lowest, highest = 0, HIGHEST
+    if taken_most > 0 then lowest = charged_least / taken_most end
+    if taken_least > 0 then highest = charged_most / taken_least end
+    local price = b.price
+    if lowest >= 0 and (taken_least <= 0 or lowest <= highest) then
+      price = min(max(price, lowest), highest)
+    end
+    price = min(max(price, LOWEST), HIGHEST)
+    if price ~= b.price then
+      local before = b.level
+      b.level = floor(b.level * (b.price / price))
+      b.corrected = b.corrected + b.level - before
+      b.price = price
+      set_limit(b, b.limit, b.ceiling)
+      correct(b, 0)
+    end
+  end
+  if b.first_read < 0 or granted_at - b.first_read >= REPLACED_AFTER * 1e6 then
+    b.first_level, b.first_least, b.first_most = told, at_least, at_most
+    b.first_granted, b.first_read = granted_at, b.at
+  end
 end
 
 local function amount_of(b, cost) return ceil(cost * b.scale - 0.001) end
@@ -170,7 +249,9 @@ local function bucket(h, name)
   if b or not h.packed[name] then return b end
   b = { hash = h, name = name }
   b.limit, b.ceiling, b.burst, b.configured, b.metric, b.period, b.scale, b.level, b.rest, b.at,
-    b.throttle, b.corrected, b.taken, b.pending, b.booked, b.until_at = unpack(BUCKET, h.packed[name])
+    b.throttle, b.corrected, b.taken, b.pending, b.booked, b.until_at, b.proven, b.wary_until,
+    b.price, b.returned, b.first_level, b.first_least, b.first_most, b.first_granted, b.first_read =
+    unpack(BUCKET, h.packed[name])
   derive(b)
   refill(b)
   h.buckets[name] = b
@@ -184,7 +265,8 @@ local function new_bucket(h, name, metric, period, limit, ceiling, configured, b
     hash = h, name = name, metric = metric, period = period, configured = configured,
     burst = burst, scale = scale_of(max(limit, ceiling)), level = 0, rest = 0, at = now,
     throttle = 1, corrected = 0, taken = 0, pending = 0, booked = 0, until_at = 0,
-    limit = limit, ceiling = ceiling,
+    limit = limit, ceiling = ceiling, proven = -1, wary_until = 0, price = 1, returned = 0,
+    first_level = 0, first_least = 0, first_most = 0, first_granted = 0, first_read = -1,
   }
   derive(b)
   b.level = b.capacity
@@ -207,7 +289,8 @@ local function save()
       if type(b) == 'table' then
         fields[#fields + 1] = pack(BUCKET, b.limit, b.ceiling, b.burst, b.configured, b.metric,
           b.period, b.scale, b.level, b.rest, b.at, b.throttle, b.corrected, b.taken, b.pending,
-          b.booked, b.until_at)
+          b.booked, b.until_at, b.proven, b.wary_until, b.price, b.returned, b.first_level,
+          b.first_least, b.first_most, b.first_granted, b.first_read)
         lasts = max(lasts, b.period)
       else
         fields[#fields + 1] = b

@@ -1,7 +1,7 @@
 -- One step of a fleet's shared ledger: take in what calls used, then reserve for one call.
 -- Units: see bucket.lua, which stands before it. Durations that come in or go out: microseconds.
 --
--- KEYS[i]: an organization's prefix, `keyfleet:1:<namespace>:{<organization>}:`. Below it
+-- KEYS[i]: an organization's prefix, `keyfleet:2:<namespace>:{<organization>}:`. Below it
 --   o            hash: buckets over all models (concurrent, spend), `>` = merged into another
 --   f:<family>   hash: buckets of a model family, as `tpm` or `tpm@project`; `!` = nothing before
 --   r            hash: reservations by id
@@ -25,7 +25,9 @@
 -- It mirrors `keyfleet/_core/ledger.py`, where the theory stands.
 
 local RECORD = '>BBdddddddddsss'
-local VIEW = '>dddddddd'
+local VIEW = '>dddddddddd'
+local WINDOW = 1 -- seconds in which a limit is enforced that isn't by its period
+local ROUNDED = 1 -- seconds: a delay is told in whole ones, rounded up
 local AT_ONCE = 32 -- how many due reservations one step takes care of
 
 -- Accounts: an owner's buckets for a family, those it finds and those that are configured
@@ -143,7 +145,9 @@ local function return_all(r)
   for _, b in ipairs(each_bucket(r)) do
     forget_booking(r, b)
     answer(r, b)
-    give_back(b, amount_of(b, r.costs[b.metric]))
+    local back = amount_of(b, r.costs[b.metric])
+    give_back(b, back)
+    b.returned = b.returned + back
     touch(b)
     if b.metric == SLOTS then tell_waiting(r.base, b) end
   end
@@ -233,13 +237,13 @@ end
 local freed, settling = {}, 0
 
 -- Makes the bucket of a limit that an answer told and nobody knew.
-local function learn_new(a, name, reading, mine)
+local function learn_new(a, name, reading, mine, flew_for)
   local h = reading.metric >= SLOTS and a.wide or a.own
   if name == '' or bucket(h, name) then return nil end
   local ceiling = reading.burst >= 0 and reading.burst or reading.limit
   local b = new_bucket(h, name, reading.metric, reading.period, reading.limit, ceiling, -1, -1)
   -- Calls made later than the answered one are missing from the told level too.
-  local since = mine and mine.expires_at or now
+  local since = mine and mine.expires_at or now - flew_for + lifetime
   local later = 0
   local ids = call('ZRANGEBYSCORE', a.base .. 'x', '(' .. string.format('%.0f', since), '+inf',
     'LIMIT', 0, 1000)
@@ -249,16 +253,21 @@ local function learn_new(a, name, reading, mine)
       and (not string.find(name, '@', 1, true) or r.project == a.project)
     if shares then later = later + r.costs[reading.metric] end
   end
-  b.level = min(floor((reading.level - later) * b.scale) - (floor(ceiling * b.scale) - b.capacity),
-    b.capacity)
+  b.level = min(floor((reading.level - later) * b.scale) - lead_of(b), b.capacity)
   a[#a + 1] = b
   a.names[#a.names + 1] = name
   return b
 end
 
 local function anchor(b, told, mark, flew_for, upward)
-  local lead = floor(b.ceiling * b.scale) - b.capacity
-  local wrong = floor(told * b.scale) - lead - floor(mark.level * b.scale)
+  local lead = lead_of(b)
+  local level = floor(told / b.price * b.scale)
+  if level > b.capacity + lead + 1 then return end -- that isn't the one that binds; 1: rounding
+  local spare = MARGIN * 1e6 - (flew_for + LEAST_MARGIN * 1e6)
+  if spare > 0 and b.at >= b.wary_until and b.gain > 0 then
+    lead = max(0, lead - floor(spare * b.gain / b.period))
+  end
+  local wrong = level - lead - floor(mark.level * b.scale)
     - (b.corrected - floor(mark.corrected * b.scale + 0.5))
   local at_most = wrong + b.taken - floor(mark.taken * b.scale + 0.5)
   local at_least = wrong - floor(mark.pending * b.scale + 0.5)
@@ -280,11 +289,14 @@ local function observe(a, r, text, position, count, anchors, flew_for)
     if r and r.answered == 1 then
       b = nil -- only the first headers count, and none after it has expired
     elseif not b then
-      learn_new(a, name, reading, r)
+      learn_new(a, name, reading, r, flew_for)
     elseif marked == 1 and r and r.answered == 0 then
       local before = b.level
       learn(b, reading.limit, reading.burst >= 0 and reading.burst or reading.limit)
-      if anchors == 1 then anchor(b, reading.level, mark, flew_for, reading.limit <= b.limit) end
+      if anchors == 1 then
+        reprice(b, reading.level, mark, r.expires_at - lifetime)
+        anchor(b, reading.level, mark, flew_for, reading.limit <= b.limit)
+      end
       if b.level > before then freed[#freed + 1] = string.char(settling) end
       touch(b)
     end
@@ -292,10 +304,22 @@ local function observe(a, r, text, position, count, anchors, flew_for)
   return position
 end
 
-local function refuse(a, r, text, position)
-  local kind, after, name, cost, reading = nil, nil, nil, nil, {}
-  kind, after, name, cost, reading.metric, reading.period, reading.limit, reading.level =
-    unpack('>BdsdBddd', text, position)
+-- Returns the microseconds that a refusal means, where it told more than a delay in whole seconds.
+local function exactly(b, period, missing, after)
+  if missing < 0 then -- there was room for it: a shorter window refused, which is empty
+    enforce(b, WINDOW)
+    missing = b.gain / b.period * 1e6 / b.scale * b.price * MARGIN
+  end
+  local exact = missing * period / b.limit
+  if after <= max(exact, WINDOW * 1e6) + ROUNDED * 1e6 then return exact end
+  return after
+end
+
+local function refuse(a, r, text, position, flew_for)
+  local kind, after, name, requested, cost, used, reading = nil, nil, nil, nil, nil, nil, {}
+  kind, after, name, requested, cost, reading.metric, reading.period, reading.limit, used =
+    unpack('>BdsddBddd', text, position)
+  reading.level = used >= 0 and reading.limit - used or 0
   reading.burst = -1
   if kind == 1 then
     for _, b in ipairs(a) do
@@ -310,31 +334,34 @@ local function refuse(a, r, text, position)
   if b then
     learn(b, reading.limit, min(b.ceiling, reading.limit))
   elseif name ~= '' then
-    b = learn_new(a, name, reading, r)
+    b = learn_new(a, name, reading, r, flew_for)
   end
   if not b then
     keep_away(a, after)
     return
   end
+  if requested < 0 then requested = cost * b.price end
+  if used >= 0 then after = exactly(b, reading.period, used + requested - b.limit, after) end
   if b.gain > 0 then
-    local need = min(amount_of(b, cost), b.capacity)
+    b.wary_until = b.at + WARY_FOR
+    local need = min(amount_of(b, requested / b.price), b.capacity)
     local level = floor(need - b.gain * (after + MARGIN * 1e6) / b.period)
     if level < b.level then correct(b, level - b.level) end
-    touch(b)
   end
+  touch(b)
 end
 
 local function settle(base, id, text, blob)
   local used, held = {}, {}
-  local ended, expired, anchors, flew_for, count, refused, position
-  ended, expired, anchors, flew_for, count, refused, used[0], used[1], used[2], used[3], used[4],
+  local ended, expired, answered, anchors, flew_for, count, refused, position
+  ended, expired, answered, anchors, flew_for, count, refused, used[0], used[1], used[2], used[3], used[4],
     used[5], used[6], held[0], held[1], held[2], held[3], held[4], held[5], held[6], position =
-    unpack('>BBBdBBdddddddddddddd', text)
+    unpack('>BBBBdBBdddddddddddddd', text)
   sweep(base)
   local a = account(base, blob, nil)
   if a.moved then return a.moved end
   local r = record(base, id)
-  if count > 0 then
+  if answered == 1 then
     position = observe(a, r, text, position, count, anchors, flew_for)
     if r and r.answered == 0 then
       for _, b in ipairs(each_bucket(r)) do
@@ -357,13 +384,16 @@ local function settle(base, id, text, blob)
         back = 0
       end
       back = back - amount_of(b, used[b.metric])
-      if back ~= 0 then give_back(b, back) end
+      if back ~= 0 then
+        give_back(b, back)
+        b.returned = b.returned + back
+      end
       touch(b)
       if back > 0 and b.metric == SLOTS then tell_waiting(base, b) end
     end
     if r then delete(r) end
   end
-  if refused == 1 then refuse(a, r, text, position) end
+  if refused == 1 then refuse(a, r, text, position, flew_for) end
   return nil
 end
 
@@ -510,7 +540,7 @@ for i, a in ipairs(seen) do
     local scale = b.scale
     numbers[k] = pack(VIEW, b.level / scale, b.limit, b.ceiling, b.corrected / scale,
       (b.pending_before or b.pending) / scale, b.taken / scale, b.throttle,
-      b.configured < 0 and 1 or 0)
+      b.configured < 0 and 1 or 0, b.proven, b.price)
   end
   reply[#reply + 1] = table.concat(a.names, ',')
   reply[#reply + 1] = table.concat(numbers)

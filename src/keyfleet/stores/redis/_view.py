@@ -113,10 +113,19 @@ class View:
             known.names = names
         marks: list[Mark] = []
         for bucket, seen in zip(known.buckets, wire.VIEW.iter_unpack(numbers), strict=True):
-            level, limit, ceiling, corrected, pending, taken, throttle, learned = seen
+            level, limit, ceiling, corrected, pending, taken, throttle, learned, *taught = seen
             if learned:
                 bucket.configured = None
-            bucket.mirror(level=level, limit=limit, ceiling=ceiling, throttle=throttle, now=now)
+            burst, price = taught
+            bucket.mirror(
+                level=level,
+                limit=limit,
+                ceiling=ceiling,
+                throttle=throttle,
+                burst=burst if burst >= 0 else None,
+                price=price,
+                now=now,
+            )
             bucket.corrected, bucket.pending, bucket.taken = corrected, pending, taken
             marks.append((bucket, level, corrected, pending, taken))
         return marks

@@ -28,7 +28,7 @@ from ..._limits import RULES, Costs, Limit
 from ..._outcome import Kind, Outcome, Reading
 
 #: The layout of what is stored; another one lives beside it under other keys.
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 #: What the script takes for "never", in microseconds.
 FOREVER: Final = 1e17
 #: What the script answers.
@@ -39,13 +39,14 @@ UNKNOWN_REFUSAL: Final = 1.0
 _HEADER: Final = Struct(">18d")
 _ANSWER: Final = Struct(">4d")
 _LIMIT: Final = Struct(">B3d")
-_ENDING: Final = Struct(">BBBdBB14d")
+_ENDING: Final = Struct(">BBBBdBB14d")
 _READING: Final = Struct(">B4dB4d")
 _REFUSAL_HEAD: Final = Struct(">Bd")
-_REFUSAL: Final = Struct(">dB3d")
+_REFUSAL: Final = Struct(">2dB3d")
 _DOUBLE: Final = Struct(">d")
-#: Of one bucket: level, limit, ceiling, corrected, pending before, taken, throttle, learned.
-VIEW: Final = Struct(">8d")
+#: Of one bucket: level, limit, ceiling, corrected, pending before, taken, throttle, learned, burst
+#: (-1 = none is proven), price.
+VIEW: Final = Struct(">10d")
 _NO_MARK: Final = (0, 0.0, 0.0, 0.0, 0.0)
 UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
@@ -155,6 +156,7 @@ def ending(
     numbers = _ENDING.pack(
         ends,
         expired,
+        bool(readings),  # it is answered, also by headers that are about no bucket of its
         settlement.anchors,
         microseconds(max(0.0, flew_for)),
         len(told),
@@ -168,7 +170,7 @@ def ending(
 
 def undoing(organization: str, reservation_id: str, blob: bytes) -> Ending:
     """Return what takes a claim back whose answer never came; nothing, if it was not granted."""
-    numbers = _ENDING.pack(True, True, False, 0.0, 0, 0, *UNUSED, *UNUSED)
+    numbers = _ENDING.pack(True, True, False, False, 0.0, 0, 0, *UNUSED, *UNUSED)
     return Ending(organization, reservation_id, numbers, blob)
 
 
@@ -195,7 +197,7 @@ def _refusal(reservation: Reservation, outcome: Outcome | None) -> bytes:
     metric, period, limit = outcome.metric, outcome.period, outcome.limit
     head = _REFUSAL_HEAD.pack(1 if outcome.kind is Kind.SLOW_DOWN else 2, microseconds(after))
     if metric is None or period is None or limit is None:
-        return head + b"\0" + _REFUSAL.pack(0.0, 0, 0.0, 0.0, 0.0)
+        return head + b"\0" + _REFUSAL.pack(0.0, 0.0, 0, 0.0, 0.0, 0.0)
     reading = Reading(
         metric=metric,
         period=period,
@@ -208,8 +210,9 @@ def _refusal(reservation: Reservation, outcome: Outcome | None) -> bytes:
     name = field(bucket) if bucket is not None else name_of(reading) or ""
     if bucket is None and reading.project and name:
         name = f"{name}@{account.project}" if account.project is not None else ""
-    cost = outcome.requested or reservation.costs[metric]
-    values = (cost, metric, microseconds(period), limit, reading.level)
+    # What it told is in the provider's units; what was taken, for want of that, in ours.
+    requested, used = outcome.requested or -1.0, -1.0 if outcome.used is None else outcome.used
+    values = (requested, reservation.costs[metric], metric, microseconds(period), limit, used)
     return head + name.encode() + b"\0" + _REFUSAL.pack(*values)
 
 
