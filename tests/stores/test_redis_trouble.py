@@ -36,6 +36,7 @@ def store_of(server: TestServer, **options: float) -> tuple[RedisStore, Account]
         namespace=f"trouble-{next(NAMES)}",
         limits_for=lambda *_: LIMITS,
         timeout=options.get("timeout", 1.0),
+        on_failure="fail",
     )
     return store, store.account(KEY, "m", NOW())
 
@@ -145,6 +146,7 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_more(own: TestServer) -> N
     # What was asked in vain was undone: the two that were granted are all there is.
     store.flush()
     assert own.client().zcard(f"{_prefix(store)}x") == 2
+    assert room(store, account) == 8, "what they took came back"
     store.close()
 
 

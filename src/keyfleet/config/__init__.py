@@ -245,11 +245,11 @@ def _store(given: str | StoreTable) -> Store | None:
                 f"the variable {table.url.removeprefix('env:')} is not set",
                 cure="Set it to the URL of the store",
             )
+    if url == "memory":
+        return open_store(url)
     options = {"lifetime": table.lifetime, "timeout": table.timeout}
     known = {name: value for name, value in options.items() if value is not None}
-    return (
-        open_store(url) if url == "memory" else open_store(url, namespace=table.namespace, **known)
-    )
+    return open_store(url, namespace=table.namespace, on_failure=table.on_failure, **known)
 
 
 def _refuse_twins(place: str, names: list[str], source: str | None) -> None:
