@@ -496,6 +496,7 @@ def test_a_shared_store_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> 
         "redis://:word@localhost/0",
         "env:FLEET_STORE",
         {"url": "redis://:word@localhost/0", "namespace": "n", "lifetime": 60, "timeout": 1.5},
+        {"url": "redis://:word@localhost/0", "on_failure": "fail"},
     ):
         made = load({**KEYED, "store": store})["store"]
         assert type(made).__name__ == "RedisStore"
@@ -512,6 +513,7 @@ def test_a_shared_store_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> 
         {"url": "redis://:word@localhost/x:y", "namespace": ""},
         {"namespace": "n"},
         {"url": "redis://:word@localhost", "colour": "red"},
+        {"url": "redis://:word@localhost", "on_failure": "hope"},
         5,
     ],
 )

@@ -321,7 +321,7 @@ def test_health_is_shared_after_the_server_forgot_all() -> None:
 
 def test_a_server_that_is_away_at_the_start_is_told_by_the_claim() -> None:
     with serving() as server:
-        process = Process(server.url, "n", "a", "b", timeout=1.0)
+        process = Process(server.url, "n", "a", "b", timeout=1.0, on_failure="fail")
         other = Process(server.url, "n", "a", "b")
         server.stop()
         with pytest.raises(StoreError):

@@ -129,7 +129,8 @@ def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
         while not knows_replica(port):
             assert monotonic() < until, "the sentinel doesn't see the replica"
             sleep(0.2)
-        store = RedisStore(f"redis+sentinel://127.0.0.1:{port}/fleet", timeout=1.0)
+        url = f"redis+sentinel://127.0.0.1:{port}/fleet"
+        store = RedisStore(url, timeout=1.0, on_failure="fail")
         owner = Organization(name="o", keys=("sk-o-0123456789abcdef",), limits=Limits(rpd=10.5))
         with KeyPool([owner], store=store) as pool:
             for _ in range(5):

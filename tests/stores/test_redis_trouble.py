@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from itertools import count
+from threading import Thread
 
 import pytest
 from tests.stores.redis_kit import TestServer, serving
@@ -13,6 +14,8 @@ from keyfleet import ConfigError, Demand, KeyPool, Limits, Organization, StoreEr
 from keyfleet._clock import SystemClock
 from keyfleet._core.ledger import Account, Claim, Reservation, Settlement
 from keyfleet._keys import ApiKey, Secret
+from keyfleet._limits import Metric
+from keyfleet._outcome import Reading
 from keyfleet.stores import open_store
 from keyfleet.stores.redis import RedisStore
 
@@ -36,6 +39,7 @@ def store_of(server: TestServer, **options: float) -> tuple[RedisStore, Account]
         namespace=f"trouble-{next(NAMES)}",
         limits_for=lambda *_: LIMITS,
         timeout=options.get("timeout", 1.0),
+        on_failure="fail",
     )
     return store, store.account(KEY, "m", NOW())
 
@@ -145,6 +149,7 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_more(own: TestServer) -> N
     # What was asked in vain was undone: the two that were granted are all there is.
     store.flush()
     assert own.client().zcard(f"{_prefix(store)}x") == 2
+    assert room(store, account) == 8, "what they took came back"
     store.close()
 
 
@@ -226,3 +231,29 @@ async def test_a_cancelled_claim_leaves_nothing_behind(server: TestServer) -> No
 
 async def _lease(pool: KeyPool) -> object:
     return await pool.alease(Demand(model="m", input_tokens=10))
+
+
+def test_owners_are_merged_under_a_pools_lock(server: TestServer) -> None:
+    """What is brought over first may make room, of which the pool must not be told then."""
+    store = RedisStore(server.url, namespace=f"trouble-{next(NAMES)}")
+    owners = [
+        Organization(name=name, keys=(f"sk-{name}-0123456789abcdef",), limits=Limits(tpm=6000))
+        for name in ("acme", "birch")
+    ]
+    pool = KeyPool(owners, store=store)
+    account = store.account(pool.keys[0], "m", NOW())
+    reservation = store.reserve(Claim([account], CALL), NOW())
+    assert isinstance(reservation, Reservation)
+    store._companion.nudge = lambda *, soon: None  # type: ignore[method-assign]
+    told = Reading(metric=Metric.TOKENS, limit=6000.0, level=5990.0, period=60.0)
+    store.settle(Settlement(reservation, CALL, (told,)), NOW())
+
+    def merge() -> None:
+        with pool._lock:
+            store.merge("birch", "acme", NOW())
+
+    merges = Thread(target=merge, daemon=True)
+    merges.start()
+    merges.join(20)
+    assert not merges.is_alive()
+    pool.close()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._limits import OWNER_WIDE, RULES, Costs, Limits
 from .._outcome import Kind, Outcome, Reading
@@ -212,15 +212,28 @@ class Claim:
         self.dropped = dropped
 
 
+class Away(NamedTuple):
+    """A shared store that could not answer.
+
+    Args:
+        since: the instant when it was first found so.
+        why: what it, or the way to it, said last.
+    """
+
+    since: float
+    why: str
+
+
 class Short:
     """No account fits now.
 
     `ready_at` is the earliest instant when one will (infinite: when something is released) and
     `account` that one. At `expires_at` the oldest reservation comes back at the latest. With a
-    `booking` the costs are taken already, to be used from `ready_at` on.
+    `booking` the costs are taken already, to be used from `ready_at` on. `away`: a shared
+    store could not answer, and is to be asked again at `expires_at`.
     """
 
-    __slots__ = ("account", "booking", "expires_at", "ready_at")
+    __slots__ = ("account", "away", "booking", "expires_at", "ready_at")
 
     def __init__(
         self,
@@ -228,11 +241,13 @@ class Short:
         ready_at: float,
         expires_at: float = inf,
         booking: Reservation | None = None,
+        away: Away | None = None,
     ) -> None:
         self.account = account
         self.ready_at = ready_at
         self.expires_at = expires_at
         self.booking = booking
+        self.away = away
 
 
 class Oversize:

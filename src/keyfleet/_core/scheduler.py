@@ -34,7 +34,7 @@ from .health import (
     told_by,
 )
 from .identity import Identities, Regrouping, regrouped
-from .ledger import Account, Answer, Claim, Guard, Oversize, Reservation, Short
+from .ledger import Account, Answer, Away, Claim, Guard, Oversize, Reservation, Short
 from .ledger import State as Open
 from .opening import Opening, Openings, is_tested
 from .queue import PATIENCE, Lane, Ticket
@@ -147,6 +147,8 @@ class Scheduler:
         self._shared = shared
         #: Other processes are told of health, and asked before a probe.
         self._asks = asks
+        #: It could not answer the last claim.
+        self._away: Away | None = None
         self._routes: dict[tuple[str, str | None], Route] = {}
         self._lanes: dict[tuple[str, str | None], Lane] = {}
         self._busy_lanes: dict[Lane, None] = {}
@@ -432,6 +434,7 @@ class Scheduler:
         ticket, frontier = effect.ticket, effect.frontier
         if ticket.lane.asking is ticket:
             ticket.lane.asking = None
+        self._away = answer.away if type(answer) is Short else None
         match answer:
             case Reservation():
                 if frontier is not None:
@@ -493,8 +496,11 @@ class Scheduler:
         lane.guard = None
         if answer.account is not None and answer.ready_at <= ready_at:
             lane.guard = Guard(answer.account, ticket.costs, answer.ready_at)
-        if ticket.gives_up_at < ready_at < inf or lane.route.is_hopeless:
+        if lane.route.is_hopeless or (ticket.gives_up_at < ready_at < inf and answer.away is None):
             self._fail(ticket, self._too_late(ticket, now))
+            return
+        if answer.away is not None:  # nor does anybody else fit
+            lane.passers = []
             return
         passers = lane.candidates_to_pass(now)
         lane.passers = [one for one in passers if self._seems_to_fit(one, now)][::-1]
@@ -510,7 +516,8 @@ class Scheduler:
         if lane.route.is_hopeless:
             raise self._too_late(ticket, now)
         eta = self._eta(ticket, now)
-        if ticket.gives_up_at < now + eta < inf:
+        is_away = ticket.short is not None and ticket.short.away is not None
+        if ticket.gives_up_at < now + eta < inf and not is_away:
             raise self._too_late(ticket, now, eta)
         places = self._max_waiting
         if self.waiting >= places and not (
@@ -907,9 +914,18 @@ class Scheduler:
                 key_ids=key_ids,
                 model=ticket.demand.model,
             )
+        waited = now - ticket.entered_at
+        if eta is None and self._away is not None:
+            return WaitTimeout(
+                f"{ticket.demand.model or 'the call'} can't be granted in time: the store has been "
+                f"away for {now - self._away.since:.3g} s ({self._away.why}); the call waited for "
+                f"{waited:.3g} s",
+                key_ids=key_ids,
+                model=ticket.demand.model,
+                waited_for=waited,
+            )
         if eta is None:
             eta = max(self._eta(ticket, now), ticket.lane.ready_at - now)
-        waited = now - ticket.entered_at
         return WaitTimeout(
             f"{ticket.demand.model or 'the call'} can't be granted in time: it may wait "
             f"{ticket.gives_up_at - now:.3g} s more and would need {eta:.3g} s; "

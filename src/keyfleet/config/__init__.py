@@ -274,9 +274,9 @@ def _store(given: str | StoreTable) -> Store | None:
     table, url = _store_url(given)
     options = {"lifetime": table.lifetime, "timeout": table.timeout}
     known = {name: value for name, value in options.items() if value is not None}
-    return (
-        open_store(url) if url == "memory" else open_store(url, namespace=table.namespace, **known)
-    )
+    if url == "memory":
+        return open_store(url)
+    return open_store(url, namespace=table.namespace, on_failure=table.on_failure, **known)
 
 
 def _store_url(given: str | StoreTable) -> tuple[StoreTable, str]:

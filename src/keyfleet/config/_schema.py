@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from random import Random
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -270,6 +270,10 @@ class StoreTable(Table):
     )
     timeout: Seconds | None = Field(
         default=None, description="Seconds to wait for the server's answer; 2 when left out."
+    )
+    on_failure: Literal["wait", "fail"] = Field(
+        default="wait",
+        description="While the server is away calls wait for it as for headroom, or fail.",
     )
 
 

@@ -1,8 +1,8 @@
 -- What the processes of a fleet tell each other: who is there, who is ill, who probes, which owners
 -- are one.
--- Layout 1. Times: microseconds of this server's clock; -1 = never. It stands alone.
+-- Layout 2. Times: microseconds of this server's clock; -1 = never. It stands alone.
 --
--- KEYS[1]: `keyfleet:1:<namespace>:{!}`. Below it
+-- KEYS[1]: `keyfleet:2:<namespace>:{!}`. Below it
 --   health     hash: a record for each subject, and under `v` the version of the newest
 --   processes  hash: of each process since when it runs, and what it says of itself
 --   alive      sorted set: processes by the instant until which they are taken for alive

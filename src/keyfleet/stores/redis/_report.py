@@ -21,7 +21,7 @@ from ._server import Server
 from ._store import TIMEOUT
 
 #: Of one bucket, as `_lua/bucket.lua` keeps it.
-_BUCKET: Final = Struct(">16d")
+_BUCKET: Final = Struct(">25d")
 _AT_ONCE: Final = 1000
 
 
@@ -193,12 +193,13 @@ def _level(organization: str, field: str, packed: bytes, now: float) -> LevelRep
     limit, ceiling, burst, configured, _, period, scale, level, _, at, throttle, *more = (
         _BUCKET.unpack(packed)
     )
-    booked = more[3] / scale
+    proven, price = more[5], more[7]
+    booked = more[3] / scale * price
     rate = limit * throttle * 1e6 / period if period > 0 else 0.0
-    capacity = min(ceiling, burst) if burst >= 0 else ceiling
+    capacity = min([ceiling, *(known for known in (burst, proven) if known >= 0)])
     if period > 0:
         capacity -= min(MARGIN * limit * 1e6 / period, capacity / 2)
-    held = level / scale
+    held = level / scale * price
     refilled = min(held + max(0.0, now - at / 1e6) * rate, capacity - booked)
     name, _, project = field.partition("@")
     return LevelReport(

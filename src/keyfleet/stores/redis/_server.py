@@ -18,8 +18,18 @@ from weakref import WeakKeyDictionary
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as TimedOut
 from redis.retry import Retry
 
@@ -51,8 +61,18 @@ Replies = list[bytes]
 Part = str | bytes
 
 
-class Lost(StoreError):
+class Unready(StoreError):
+    """The server can't do the step now: waiting may help."""
+
+
+class Lost(Unready):
     """No answer came: whether the step was done is not known."""
+
+
+#: Refusals that pass: a replica before it is the master, a slot on its way, a server that is full.
+_PASSES: Final = (
+    *(ReadOnlyError, ClusterDownError, TryAgainError, OutOfMemoryError, RedisClusterException),
+)
 
 
 class Server:
@@ -178,6 +198,7 @@ class Server:
 
         Raises:
             Lost: no answer came.
+            Unready: the server refused, and may do it later.
             StoreError: the server refused.
         """
         ask = self.client().execute_command
@@ -245,6 +266,10 @@ def _ours() -> Iterator[None]:
     """Turn what redis-py raises into ours."""
     try:
         yield
+    except (AuthenticationError, AuthorizationError) as error:  # redis-py has them disconnected
+        raise StoreError(_told(error)) from error
+    except _PASSES as error:
+        raise Unready(_told(error)) from error
     except (Disconnected, TimedOut, OSError) as error:
         raise Lost(_told(error)) from error
     except RedisError as error:

@@ -25,14 +25,15 @@ from ..._core.ledger import (
     State,
 )
 from ..._keys import ApiKey
-from ..._limits import Limits
+from ..._limits import Costs, Limits
 from ..._protocols import Member
 from ...errors import ConfigError, StoreError
 from . import _wire as wire
+from ._away import Absence, OnFailure, waits_out
 from ._buffer import Batch, Buffer
 from ._companion import Companion
 from ._health import Health
-from ._server import MERGE, Lost, Part, Reply, Server
+from ._server import MERGE, Lost, Part, Reply, Server, Unready
 from ._view import View
 
 #: Seconds to wait for a connection or an answer; a step takes well under a millisecond.
@@ -61,12 +62,14 @@ class RedisStore:
         namespace: fleets of one server with different names don't see each other.
         lifetime: seconds after which an unsettled reservation comes back.
         timeout: seconds to wait for a connection or an answer.
+        on_failure: what calls do while the server is away: ``"wait"`` as for headroom, or
+            ``"fail"`` with `StoreError`.
         limits_for: the configured limits of an organization (project ``None``) or project, for one
             model family. A pool gives its own.
         clock: what tells this process's time.
 
     Raises:
-        ConfigError: a URL that can't be read.
+        ConfigError: a URL that can't be read, an empty namespace, another `on_failure`.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class RedisStore:
         namespace: str = "default",
         lifetime: float = LIFETIME,
         timeout: float = TIMEOUT,
+        on_failure: OnFailure = "wait",
         limits_for: LimitsFor | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -90,6 +94,10 @@ class RedisStore:
         self._view = View(namespace, self._configured, lifetime=lifetime)
         self._flushing = Lock()  # held while batches are brought over
         self._buffer = Buffer()
+        self._waits_out = waits_out(on_failure)
+        self._absence = Absence()
+        #: Organizations that are to be merged once the server is back.
+        self._merges: list[tuple[str, str]] = []
         self._number = 0
         self._token = f"{Random().getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
         self._companion = Companion(self._flushed, self._subscribe, self._heard)
@@ -152,12 +160,29 @@ class RedisStore:
             return self._view.account(key.organization, key.project, family, now)
 
     def merge(self, organization: str, into: str, now: float) -> None:
-        """Make two organizations one: the provider says that they are."""
+        """Make two organizations one: the provider says that they are.
+
+        Raises:
+            StoreError: the server refuses, or is away and `on_failure` is ``"fail"``. Else this is
+                done once it is back.
+        """
+        if self._absence.away is None:
+            try:
+                self._merge(organization, into, now)
+                return
+            except Unready:
+                if not self._waits_out:
+                    raise
+        with self._lock:
+            self._merges.append((organization, into))
+        self._companion.nudge(soon=True)
+
+    def _merge(self, organization: str, into: str, now: float) -> None:
         with self._lock:
             organization, into = self._view.resolve(organization), self._view.resolve(into)
         if organization == into:
             return
-        self.flush()
+        self._flush(tells=False)  # who waits is woken once the keys have their new owners
         for _ in range(TURNS):
             if self._server.is_cluster:  # there the two may be on different servers
                 break
@@ -189,7 +214,7 @@ class RedisStore:
         """Reserve the claim's costs on its first account that fits, or say when one will.
 
         Raises:
-            StoreError: the server can't be reached, or refuses.
+            StoreError: the server refuses, or is away and `on_failure` is ``"fail"``.
         """
         if self._health.is_new(claim) and self._health.read():
             return Short(None, now)  # what was ranked is not what is usable: rank again
@@ -236,19 +261,57 @@ class RedisStore:
                 else:
                     self._exchanged[held.number] = None
         try:
+            if self._waits_out:
+                absent = yield from self._absent(accounts, held)
+                if absent is not None:
+                    self._exchange(held, kept=True)
+                    return absent
             if not self._server.is_cluster:
                 answer = yield from self._ask(accounts, claim, claim.books_for, held)
             else:
                 answer = yield from self._ask_each(accounts, claim, held)
-        except BaseException as error:
+        except BaseException as error:  # also cancellation: no booking is left half exchanged
             lost = not isinstance(error, StoreError) or isinstance(error, Lost)
             if lost and held is not None:  # it may be exchanged or not: neither is used
                 self._take_back(held)
             self._exchange(held, kept=not lost)
-            raise
+            if not self._waits_out or not isinstance(error, Unready):
+                raise
+            return self._short_since(error, None if lost else held)
         kept = isinstance(answer, Short) and answer.booking is held
         self._exchange(held, kept=kept)
         return answer
+
+    def _absent(
+        self, accounts: list[Account], held: Reservation | None
+    ) -> Generator[Step, Reply, Short | None]:
+        """Return what a claim gets without asking while the server is away; ``None`` = ask it.
+
+        An empty step goes first, so that nothing need be undone if that isn't answered either.
+        """
+        with self._lock:
+            if self._absence.away is None or not accounts:
+                return None
+            if self._absence.holds_back(self._clock.now()):
+                return self._absence.answer(held)
+            self.steps += 1
+            group = self._group(accounts[0].organization)
+            step = self._step(self._header(), [], None, 0, None, group)
+        try:
+            yield step
+        except Unready as error:
+            return self._short_since(error, held)
+        return None
+
+    def _short_since(self, error: Unready, held: Reservation | None) -> Short:
+        with self._lock:
+            return self._absence.failed(str(error), self._clock.now(), held)
+
+    def _is_back(self) -> None:
+        """Let those that wait for the server ask it, if it was away. Not under a pool's lock."""
+        with self._lock:
+            accounts = self._view.all() if self._absence.ended() else ()
+        self._tell(accounts)
 
     def _exchange(self, held: Reservation | None, *, kept: bool) -> None:
         """End an exchange. A booking that was given up for another is settled by that."""
@@ -339,21 +402,24 @@ class RedisStore:
             except StoreError as error:
                 with self._lock:
                     self._buffer.failed(batch)
-                    if not isinstance(error, Lost) or again or held is not None:
-                        self._undo(accounts, number)
+                    once = again or held is not None or self._absence.away is not None
+                    if once or not isinstance(error, Lost):
+                        self._undo(accounts, number, claim.costs)
                         raise
                 again = True
                 continue
             except BaseException:  # also cancellation: what was granted must come back
                 with self._lock:
                     self._buffer.failed(batch)
-                    self._undo(accounts, number)
+                    self._undo(accounts, number, claim.costs)
                 raise
             reply = wire.read(raw)
             now = self._clock.now()
             with self._lock:
                 freed = self._end_batch(group, batch, reply, now)
             self._tell(freed)
+            if self._absence.away is not None:
+                self._is_back()
             if reply.what == wire.MOVED:
                 with self._lock:
                     self._view.merge(accounts[reply.which].organization, reply.name, now)
@@ -457,12 +523,11 @@ class RedisStore:
                 expires_at = min(expires_at, now + LISTENS_WITHIN)
         return Short(account, now + reply.after, expires_at)
 
-    def _undo(self, accounts: Iterable[Account], number: int) -> None:
+    def _undo(self, accounts: Iterable[Account], number: int, costs: Costs) -> None:
         """Take back a claim whose answer was lost, wherever it was granted."""
         for account in {a.organization: a for a in accounts}.values():
-            ending = wire.undoing(
-                account.organization, self._id(number), self._view.know(account).blob
-            )
+            blob = self._view.know(account).blob
+            ending = wire.undoing(account.organization, self._id(number), blob, costs)
             self._buffer.add(self._group(account.organization), ending)
 
     # Settle
@@ -528,9 +593,15 @@ class RedisStore:
         Raises:
             StoreError: it can't be reached, or refuses; they stay in the buffer.
         """
+        self._flush()
+
+    def _flush(self, *, tells: bool = True) -> bool:
+        """Do as `flush`; returns whether the server was asked."""
+        brought = False
         with self._flushing:  # so that all is there when it returns, whoever brought it
-            while self._bring():
-                pass
+            while self._bring(tells):
+                brought = True
+        return brought
 
     async def aflush(self) -> None:
         """Do as `flush`, without blocking the event loop."""
@@ -554,12 +625,13 @@ class RedisStore:
             self.steps += 1
             return group, batch, self._step(header, [], batch, 0, None, group)
 
-    def _brought(self, group: str, batch: Batch, raw: Reply) -> None:
+    def _brought(self, group: str, batch: Batch, raw: Reply, tells: bool = True) -> None:
         with self._lock:
             freed = self._end_batch(group, batch, wire.read(raw), self._clock.now())
-        self._tell(freed)
+        if tells:
+            self._tell(freed)
 
-    def _bring(self) -> bool:
+    def _bring(self, tells: bool) -> bool:
         work = self._next_batch()
         if work is None:
             return False
@@ -570,12 +642,16 @@ class RedisStore:
             with self._lock:
                 self._buffer.failed(batch)
             raise
-        self._brought(group, batch, raw)
+        self._brought(group, batch, raw, tells)
         return True
 
     def _flushed(self) -> bool:
         try:
-            self.flush()
+            if self._flush():
+                self._is_back()
+            while self._merges:
+                self._merge(*self._merges[0], self._clock.now())
+                del self._merges[0]
         except StoreError:
             return False
         return True

@@ -69,6 +69,10 @@ class View:
         """Return the accounts of some organizations."""
         return [a for a in self._ledger.accounts() if a.organization in organizations]
 
+    def all(self) -> tuple[Account, ...]:
+        """Return every account that was asked for so far."""
+        return self._ledger.accounts()
+
     def under(self, prefix: str) -> list[Account]:
         """Return the accounts whose keys begin so."""
         return [account for account, known in self._known.items() if known.prefix == prefix]

@@ -168,9 +168,9 @@ def ending(
     return Ending(organization, reservation_id, b"".join((numbers, *told, refusal)), blob)
 
 
-def undoing(organization: str, reservation_id: str, blob: bytes) -> Ending:
+def undoing(organization: str, reservation_id: str, blob: bytes, costs: Costs) -> Ending:
     """Return what takes a claim back whose answer never came; nothing, if it was not granted."""
-    numbers = _ENDING.pack(True, True, False, False, 0.0, 0, 0, *UNUSED, *UNUSED)
+    numbers = _ENDING.pack(True, True, False, False, 0.0, 0, 0, *UNUSED, *costs)
     return Ending(organization, reservation_id, numbers, blob)
 
 
