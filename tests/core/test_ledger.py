@@ -397,6 +397,23 @@ class TestRefused:
         assert isinstance(answer, Short)
         assert answer.ready_at == pytest.approx(3.0 + MARGIN)
 
+    def test_how_long_is_computed_with_the_limit_that_was_told(self) -> None:
+        book = ledger(acme=Limits(rpm=3000))  # half of what the provider allows
+        acme = book.account("acme", None, "m", 0.0)
+        refused = Outcome(
+            kind=Kind.RATE_LIMITED,
+            scope="organization",
+            metric=Metric.REQUESTS,
+            period=MINUTE,
+            limit=6000.0,
+            used=6000.0,
+            requested=1.0,
+            retry_after=1.0,
+        )
+        held = take(book, acme)
+        book.settle(Settlement(held, Usage(requests=1).costs, outcome=refused), 0.0)
+        assert acme.ready_at(held.costs, 0.0) < 1.0
+
     def test_learns_an_unknown_limit_from_the_refusal(self) -> None:
         book = ledger()
         acme = book.account("acme", None, "m", 0.0)

@@ -543,9 +543,11 @@ class Ledger:
                 account.not_before = max(account.not_before, now + after)
                 return
             cost = outcome.requested or reservation.costs[refusing.metric] * refusing.price
-            if outcome.used is not None and outcome.period is not None:
-                missing = outcome.used + cost - refusing.limit
-                after = _exactly(refusing, outcome.period, missing, after)
+            limit, period = outcome.limit, outcome.period
+            if outcome.used is not None and limit is not None and period is not None:
+                # By the limit that was told: the one that counts here may be configured lower.
+                missing = outcome.used + cost - limit
+                after = _exactly(refusing, missing * period / limit, after)
             refusing.refused(cost=cost / refusing.price, ready_after=after)
 
     def _refusing(self, reservation: Reservation, outcome: Outcome, now: float) -> Bucket | None:
@@ -622,16 +624,15 @@ def _in_scope(scope: str, organization: str) -> bool:
     return scope == organization or scope.startswith(f"{organization}/")
 
 
-def _exactly(bucket: Bucket, period: float, missing: float, after: float) -> float:
+def _exactly(bucket: Bucket, exactly: float, after: float) -> float:
     """Return the seconds that a refusal means, where it told more than a delay in whole seconds.
 
     A delay that is longer than rounding explains is believed: its period is not the bucket's
     ("Please try again in 114h18m0s", openai/openai-dotnet#404).
     """
-    if missing < 0:  # there was room for it: a shorter window refused, which is empty
+    if exactly < 0:  # there was room for it: a shorter window refused, which is empty
         bucket.enforce(WINDOW)
-        missing = bucket.rate * bucket.price * MARGIN
-    exactly = missing * period / bucket.limit
+        exactly = MARGIN
     return exactly if after <= max(exactly, WINDOW) + ROUNDED else after
 
 

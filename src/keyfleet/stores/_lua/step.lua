@@ -305,12 +305,11 @@ local function observe(a, r, text, position, count, anchors, flew_for)
 end
 
 -- Returns the microseconds that a refusal means, where it told more than a delay in whole seconds.
-local function exactly(b, period, missing, after)
-  if missing < 0 then -- there was room for it: a shorter window refused, which is empty
+local function exactly(b, exact, after)
+  if exact < 0 then -- there was room for it: a shorter window refused, which is empty
     enforce(b, WINDOW)
-    missing = b.gain / b.period * 1e6 / b.scale * b.price * MARGIN
+    exact = MARGIN * 1e6
   end
-  local exact = missing * period / b.limit
   if after <= max(exact, WINDOW * 1e6) + ROUNDED * 1e6 then return exact end
   return after
 end
@@ -341,7 +340,9 @@ local function refuse(a, r, text, position, flew_for)
     return
   end
   if requested < 0 then requested = cost * b.price end
-  if used >= 0 then after = exactly(b, reading.period, used + requested - b.limit, after) end
+  if used >= 0 then -- by the limit that was told: the one that counts here may be lower
+    after = exactly(b, (used + requested - reading.limit) * reading.period / reading.limit, after)
+  end
   if b.gain > 0 then
     b.wary_until = b.at + WARY_FOR
     local need = min(amount_of(b, requested / b.price), b.capacity)
