@@ -80,6 +80,6 @@ async def _abatch(
                 group.create_task(one(place))
                 if place % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-    except BaseExceptionGroup:
+    except BaseExceptionGroup:  # what a task group makes of it; the first is what stock raises
         raise failures[0] from None
     return results

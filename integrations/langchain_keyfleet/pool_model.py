@@ -199,7 +199,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
                 seen.append(chunk.message)
                 yield chunk
             lease.settle(usage_of(seen))
-        except Exception as error:
+        except Exception as error:  # raised again; the lease ends by what it means
             lease.fail(*call.broken(lease, error))
             raise
         finally:
@@ -235,7 +235,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
                 seen.append(chunk.message)
                 yield chunk
             await lease.asettle(usage_of(seen))
-        except Exception as error:
+        except Exception as error:  # as in `_stream`
             await lease.afail(*call.broken(lease, error))
             raise
         finally:

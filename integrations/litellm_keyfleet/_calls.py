@@ -166,7 +166,7 @@ def _run(call: _Call) -> Any:
     def send(lease: Lease) -> Reply[Any]:
         try:
             return call.answered(lease, call.begin(lease))
-        except Exception as error:
+        except Exception as error:  # whatever LiteLLM raises is for its provider to read
             return call.failed(lease, error)
 
     try:
@@ -191,7 +191,7 @@ async def _arun(call: _Call) -> Any:
             return call.answered(lease, await call.begin(lease))
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever LiteLLM raises is for its provider to read
             return call.failed(lease, error)
 
     try:
