@@ -32,7 +32,6 @@ LONG = {
     "_core/scheduler.py": 1060,  # lanes, routes and health decide together
     "_core/ledger.py": 690,  # all that a bucket's owner, reservation and answer do to each other
     "pool.py": 690,  # leases, calls, settling, telling: one state behind one lock
-    "stores/redis/_store.py": 730,  # one conversation, and all that can go wrong in it
     "testing/mock/provider.py": 600,  # the eleven steps of one request
 }
 

@@ -1,0 +1,320 @@
+"""Claims and settlements of one process: what is said to the server, and what can go wrong in it.
+
+A claim is a conversation: a generator that yields steps and is sent replies, so that threads and
+event loops carry the same one over and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from math import inf
+from typing import Final
+
+from ..._clock import Clock
+from ..._core.bucket import Mark
+from ..._core.ledger import (
+    Account,
+    Answer,
+    Claim,
+    Oversize,
+    Reservation,
+    Settlement,
+    Short,
+    State,
+)
+from ...errors import StoreError
+from . import _wire as wire
+from ._away import Absence
+from ._books import Books, Step
+from ._companion import Companion
+from ._server import Lost, Reply, Unready
+
+#: Seconds after which a call that waits for a slot asks again, in case a message was lost.
+ASKS_AGAIN_AFTER: Final = 5.0
+#: The same where messages don't come: in the first moments, and in a cluster.
+LISTENS_WITHIN: Final = 0.1
+#: Claims of one conversation: an owner that was merged, a bucket to be made, an answer lost.
+TURNS: Final = 8
+
+Talk = Generator[Step, Reply, Answer]
+
+
+class Claims:
+    """The claims of one store, and the settlements that end them.
+
+    Args:
+        books: what this process holds; their lock guards what is here too.
+        absence: whether the server is away.
+        companion: brings settlements over that no claim takes along.
+        clock: what tells this process's time.
+        by_owner: the server is a cluster: owners are asked one after the other.
+        waits_out: calls wait for a server that is away.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        absence: Absence,
+        companion: Companion,
+        *,
+        clock: Clock,
+        by_owner: bool,
+        waits_out: bool,
+    ) -> None:
+        self._books = books
+        self._lock = books.lock
+        self._view = books.view
+        self._absence = absence
+        self._companion = companion
+        self._clock = clock
+        self._by_owner = by_owner
+        self._waits_out = waits_out
+        #: Bookings whose exchange is under way, with what is to become of them afterwards.
+        self._exchanged: dict[int, Settlement | None] = {}
+        self._waits = False
+        self._booked_until = -inf
+
+    def talk(self, claim: Claim) -> Talk:
+        """Claim; what a driver does is to carry the steps over and back."""
+        held = claim.held
+        if claim.dropped is not None:
+            self.settle(Settlement(claim.dropped, wire.UNUSED), self._clock.now())
+        accounts = list(claim.accounts)
+        if held is not None:
+            with self._lock:
+                if held.state is not State.OPEN:
+                    held = None
+                else:
+                    self._exchanged[held.number] = None
+        try:
+            if self._waits_out:
+                absent = yield from self._absent(accounts, held)
+                if absent is not None:
+                    self._exchange(held, kept=True)
+                    return absent
+            if not self._by_owner:
+                answer = yield from self._ask(accounts, claim, claim.books_for, held)
+            else:
+                answer = yield from self._ask_each(accounts, claim, held)
+        except BaseException as error:  # also cancellation: no booking is left half exchanged
+            lost = not isinstance(error, StoreError) or isinstance(error, Lost)
+            if lost and held is not None:  # it may be exchanged or not: neither is used
+                self._take_back(held)
+            self._exchange(held, kept=not lost)
+            if not self._waits_out or not isinstance(error, Unready):
+                raise
+            return self._short_since(error, None if lost else held)
+        kept = isinstance(answer, Short) and answer.booking is held
+        self._exchange(held, kept=kept)
+        return answer
+
+    def _absent(
+        self, accounts: list[Account], held: Reservation | None
+    ) -> Generator[Step, Reply, Short | None]:
+        """Return what a claim gets without asking while the server is away; ``None`` = ask it.
+
+        An empty step goes first, so that nothing need be undone if that isn't answered either.
+        """
+        with self._lock:
+            if self._absence.away is None or not accounts:
+                return None
+            if self._absence.holds_back(self._clock.now()):
+                return self._absence.answer(held)
+            group = self._books.group(accounts[0].organization)
+            step = self._books.step(self._books.header(), group)
+        try:
+            yield step
+        except Unready as error:
+            return self._short_since(error, held)
+        return None
+
+    def _short_since(self, error: Unready, held: Reservation | None) -> Short:
+        with self._lock:
+            return self._absence.failed(str(error), self._clock.now(), held)
+
+    def is_back(self) -> None:
+        """Let those that wait for the server ask it, if it was away. Not under a pool's lock."""
+        with self._lock:
+            accounts = self._view.all() if self._absence.ended() else ()
+        self._books.tell(accounts)
+
+    def _exchange(self, held: Reservation | None, *, kept: bool) -> None:
+        """End an exchange. A booking that was given up for another is settled by that."""
+        if held is None:
+            return
+        with self._lock:
+            settlement = self._exchanged.pop(held.number)
+            if not kept:
+                held.state = State.SETTLED
+                held.account.in_flight -= 1
+        if kept and settlement is not None:
+            self.settle(settlement, self._clock.now())
+
+    def _ask_each(self, accounts: list[Account], claim: Claim, held: Reservation | None) -> Talk:
+        """Ask a cluster, where an organization is one slot: one after the other, then the best."""
+        best: Short | None = None
+        oversize: Oversize | None = None
+        by_owner: dict[str, list[Account]] = {}
+        for account in accounts:
+            by_owner.setdefault(account.organization, []).append(account)
+        for some in by_owner.values():
+            answer = yield from self._ask(some, claim, 0.0, None)
+            if isinstance(answer, Reservation):
+                if held is not None:
+                    self._take_back(held)
+                return answer
+            if isinstance(answer, Oversize):
+                if oversize is None or answer.bucket.limit > oversize.bucket.limit:
+                    oversize = answer
+            elif best is None or answer.ready_at < best.ready_at:
+                best = answer
+        if best is None:
+            return oversize if oversize is not None else Short(None, inf)
+        if held is not None and held.starts_at <= best.ready_at:
+            return Short(held.account, held.starts_at, booking=held)
+        if best.account is None or not claim.books_for > 0:
+            return best
+        booked = yield from self._ask([best.account], claim, claim.books_for, None)
+        if held is not None:
+            self._take_back(held)
+        return booked
+
+    def _take_back(self, held: Reservation) -> None:
+        """Give a booking back that another was granted for."""
+        with self._lock:
+            self._books.put(Settlement(held, wire.UNUSED), self._clock.now())
+        self._companion.nudge(soon=True)
+
+    def _ask(
+        self, accounts: list[Account], claim: Claim, books_for: float, held: Reservation | None
+    ) -> Talk:
+        create = again = False
+        with self._lock:
+            number = self._books.next_number()
+        for _ in range(TURNS):
+            if not accounts:
+                return Short(None, inf)
+            group = self._books.group(accounts[0].organization)
+            waits = self._companion.listening.is_set()
+            with self._lock:
+                batch = self._books.buffer.begin(group)
+                header = self._books.header(
+                    batch=batch.number if batch else -1,
+                    settlements=len(batch.endings) if batch else 0,
+                    candidates=len(accounts),
+                    create=create,
+                    again=again,
+                    horizon=wire.microseconds(books_for) if books_for > 0 else -1,
+                    waits=waits and books_for > 0,
+                    waited=self._waits,
+                    costs=claim.costs,
+                )
+                step = self._books.step(
+                    header, group, accounts=accounts, batch=batch, number=number, held=held
+                )
+            sent_at = self._clock.now()
+            try:
+                raw = yield step
+            except StoreError as error:
+                with self._lock:
+                    self._books.buffer.failed(batch)
+                    once = again or held is not None or self._absence.away is not None
+                    if once or not isinstance(error, Lost):
+                        self._books.undo(accounts, number, claim.costs)
+                        raise
+                again = True
+                continue
+            except BaseException:  # also cancellation: what was granted must come back
+                with self._lock:
+                    self._books.buffer.failed(batch)
+                    self._books.undo(accounts, number, claim.costs)
+                raise
+            reply = wire.read(raw)
+            now = self._clock.now()
+            with self._lock:
+                freed = self._books.end_batch(group, batch, reply, now)
+            self._books.tell(freed)
+            if self._absence.away is not None:
+                self.is_back()
+            if reply.what == wire.MOVED:
+                with self._lock:
+                    self._view.merge(accounts[reply.which].organization, reply.name, now)
+                    accounts = self._view.resolved(accounts, now)
+            elif reply.what == wire.MISSING:
+                create = True
+            else:
+                with self._lock:
+                    return self._answer(accounts, claim, reply, number, held, sent_at, now)
+        raise StoreError("Redis gave no answer to a claim: is something else writing to its keys?")
+
+    def _answer(
+        self,
+        accounts: list[Account],
+        claim: Claim,
+        reply: wire.Reply,
+        number: int,
+        held: Reservation | None,
+        sent_at: float,
+        now: float,
+    ) -> Answer:
+        marks: list[Mark] = []
+        for index, (names, numbers) in enumerate(reply.views):
+            # A repeated claim's answer shows only the account that it was granted on.
+            which = reply.which if len(reply.views) == 1 else index
+            seen = self._view.show(accounts[which], names, numbers, now)
+            if which == reply.which:
+                marks = seen
+        account = accounts[reply.which] if reply.which >= 0 else None
+        if reply.what == wire.GRANTED and account is not None:
+            self._waits = False
+            reservation = self._view.granted(account, claim.costs, marks, number, reply, sent_at)
+            if reply.after <= 0:
+                return reservation
+            reservation.starts_at = now + reply.after
+            self._booked_until = max(self._booked_until, reservation.starts_at)
+            return Short(account, reservation.starts_at, booking=reservation)
+        if reply.what == wire.OVERSIZE and account is not None:
+            return Oversize(account, self._view.bucket(account, reply.name))
+        return self._short(account, reply, claim, held, now)
+
+    def _short(
+        self,
+        account: Account | None,
+        reply: wire.Reply,
+        claim: Claim,
+        held: Reservation | None,
+        now: float,
+    ) -> Short:
+        if held is not None and held.starts_at < now + reply.after:
+            return Short(held.account, held.starts_at, booking=held)
+        expires_at = now + reply.expires_after
+        if reply.after == inf and claim.books_for > 0:
+            if self._companion.listening.is_set():
+                self._waits = True
+                expires_at = min(expires_at, now + ASKS_AGAIN_AFTER)
+            elif self._books.freed is not None:
+                if not self._by_owner:
+                    self._companion.listen()
+                expires_at = min(expires_at, now + LISTENS_WITHIN)
+        return Short(account, now + reply.after, expires_at)
+
+    def settle(self, settlement: Settlement, now: float) -> bool:
+        """Take in what became of a reservation, once. True if capacity came back.
+
+        It is brought to the server with the next claim, or a few milliseconds later.
+        """
+        reservation = settlement.reservation
+        with self._lock:
+            if reservation.number in self._exchanged:
+                self._exchanged[reservation.number] = settlement
+                return False
+            ended = reservation.state is State.SETTLED
+            if ended and settlement.outcome is None and not settlement.readings:
+                return False
+            if settlement.used is None and not settlement.readings and settlement.outcome is None:
+                return False
+            self._books.put(settlement, now)
+            freed = self._view.take_in(settlement, now)
+            soon = freed or settlement.outcome is not None or now > self._booked_until
+        self._companion.nudge(soon=soon)
+        return freed
