@@ -56,6 +56,19 @@ def test_chat(server: Server) -> None:
     assert answer.usage.completion_tokens_details is not None
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_edges_cookies_are_set_once_and_brought_back(wanted: bool) -> None:
+    fleet = Fleet.simple({"acme": {}})
+    provider = MockProvider(fleet, clock=FakeClock(), settings=MockSettings(edge_cookies=wanted))
+    with serve(provider) as server, client(server, fleet.secrets()[0]) as sdk:
+        create = sdk.chat.completions.with_raw_response.create
+        first, second = (create(model=MODEL, messages=MESSAGES) for _ in range(2))
+    names = [cookie.partition("=")[0] for cookie in first.headers.get_list("set-cookie")]
+    assert names == (["__cf_bm", "_cfuvid"] if wanted else [])
+    assert "set-cookie" not in second.headers
+    assert ("__cf_bm=" in second.http_request.headers.get("cookie", "")) is wanted
+
+
 @pytest.mark.parametrize("counted", [True, False])
 def test_chat_stream(server: Server, counted: bool) -> None:
     server.provider.script("one two three")

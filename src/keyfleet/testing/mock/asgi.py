@@ -29,14 +29,30 @@ CONTROL: Final = "/_mock/"
 _JSON: Final = "application/json"
 _SSE: Final = "text/event-stream; charset=utf-8"
 _TICK_S: Final = 0.005  # shorter pauses between pieces of a stream are not worth a timer
+#: Cookies of the edge before api.openai.com (recorded traffic, 2024-02, 2024-11): given to who
+#: brings none, and brought back with every request from then on. Without a domain and ``Secure``,
+#: which on loopback no client would keep.
+_EDGE: Final = tuple(
+    ("set-cookie", f"{name}; path=/; HttpOnly; SameSite=None")
+    for name in (
+        "__cf_bm=bW9jay1lZGdlLWJvdC1tYW5hZ2VtZW50LWNvb2tpZQ-1795219200-1.0.1.1-bm8gc2VjcmV0",
+        "_cfuvid=bW9jay1lZGdlLXZpc2l0b3ItaWQ-1795219200000-0.0.1.1-604800000",
+    )
+)
 
 
 class Line:
-    """The connection of one request: what is sent, and whether anybody still listens."""
+    """The connection of one request: what is sent, and whether anybody still listens.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    `edge` are headers that something before the provider puts on each of its answers.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, edge: Iterable[tuple[str, str]] = ()
+    ) -> None:
         self._receive = receive
         self._send = send
+        self._edge = edge
         state = scope.get("state")
         self._cut = state.get(CUT) if isinstance(state, dict) else None
 
@@ -51,7 +67,10 @@ class Line:
 
     async def start(self, status: int, media_type: str, headers: Iterable[tuple[str, str]]) -> None:
         """Send status and headers."""
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        raw = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in (*headers, *self._edge)
+        ]
         raw.append((b"content-type", media_type.encode("latin-1")))
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
@@ -97,7 +116,7 @@ class MockApp:
         """Answer one request; lifespan and websockets are not spoken."""
         if scope["type"] != "http":
             return
-        line = Line(scope, receive, send)
+        line = Line(scope, receive, send, self._edge(scope))
         request = _request(scope, await line.body())
         if request.path.startswith(CONTROL):
             status, told = answer_control(self.provider, request)
@@ -108,6 +127,13 @@ class MockApp:
             await self._converse(exchange, line)
         finally:
             exchange.abort()  # nothing, unless the server stops in the middle of it
+
+    def _edge(self, scope: Scope) -> Iterable[tuple[str, str]]:
+        if not self.provider.settings.edge_cookies:
+            return ()
+        raw = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
+        known = any(name == b"cookie" and b"__cf_bm=" in value for name, value in raw)
+        return () if known else _EDGE
 
     async def _converse(self, exchange: Exchange, line: Line) -> None:
         if exchange.drop == "reset":

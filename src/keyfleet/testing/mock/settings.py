@@ -25,6 +25,8 @@ class MockSettings:
         tokens_per_s: speed of generation; 0 = at once.
         jitter: latency varies evenly by this share, 0.2 = +-20 %.
         output_tokens: mean length of an answer nobody scripted, +-50 %.
+        edge_cookies: answers over HTTP set the cookies of the edge before api.openai.com where a
+            request brings none (recorded traffic, 2024-02, 2024-11).
         epoch_s: Unix time that the clock's zero stands for in `created` fields.
     """
 
@@ -39,6 +41,7 @@ class MockSettings:
     tokens_per_s: float = 0.0
     jitter: float = 0.0
     output_tokens: int = 16
+    edge_cookies: bool = True
     epoch_s: int = 1_795_219_200  # 2026-11-21T00:00Z: fixed, so that a run repeats exactly
 
     def __post_init__(self) -> None:
