@@ -9,8 +9,10 @@ calls beside the same calls without a pool (CPU time, which take turns in short 
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import openai
@@ -71,29 +73,33 @@ def leases() -> None:
         print(f"{count:>13,}   {seconds * 1e6:>11.1f} us   {seconds / unit:>10.1f}")
 
 
+def fleet_of_one() -> Fleet:
+    return Fleet.simple({"acme": {"rpm": PLENTY, "tpm": PLENTY}})
+
+
+def client_over(secret: str, base_url: str) -> OpenAI:
+    limits = Limits(rpm=PLENTY, tpm=PLENTY)
+    acme = Organization(name="acme", keys=(secret,), base_url=base_url, limits=limits)
+    return OpenAI(pool=KeyPool([acme]))
+
+
+def chat(client: openai.OpenAI) -> None:
+    client.chat.completions.create(
+        model="gpt-4o-mini", messages=[{"role": "user", "content": "Hello there"}]
+    )
+
+
 def sdk_calls(*, cookies: bool, rounds: int = 40, times: int = 25) -> None:
-    fleet = Fleet.simple({"acme": {"rpm": PLENTY, "tpm": PLENTY}})
-    settings = MockSettings(edge_cookies=cookies)
-    with serve_process(fleet, settings) as server:
-        secret = fleet.secrets()[0]
-        bare = openai.OpenAI(api_key=secret, base_url=server.base_url, max_retries=0)
-        acme = Organization(
-            name="acme",
-            keys=(secret,),
-            base_url=server.base_url,
-            limits=Limits(rpm=PLENTY, tpm=PLENTY),
-        )
-        pooled = OpenAI(pool=KeyPool([acme]))
-
-        def call(client: openai.OpenAI) -> Callable[[], object]:
-            return lambda: client.chat.completions.create(
-                model="gpt-4o-mini", messages=[{"role": "user", "content": "Hello there"}]
-            )
-
+    fleet = fleet_of_one()
+    with serve_process(fleet, MockSettings(edge_cookies=cookies)) as server:
+        secret, base_url = fleet.secrets()[0], server.base_url
+        bare = openai.OpenAI(api_key=secret, base_url=base_url, max_retries=0)
+        pooled = client_over(secret, base_url)
+        gc.freeze()  # or a full collection of all modules' objects falls on either
         spent: dict[openai.OpenAI, list[float]] = {bare: [], pooled: []}
         for _ in range(rounds):  # in turn, so that a slow moment hits both
             for client, seconds in spent.items():
-                seconds.append(best(1, times, call(client)))
+                seconds.append(best(1, times, partial(chat, client)))
     ratio = median(over / under for under, over in zip(spent[bare], spent[pooled], strict=True))
     print(
         f"{'yes' if cookies else 'no':>7}   {median(spent[bare]) * 1e6:>9,.0f} us"
