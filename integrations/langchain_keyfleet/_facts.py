@@ -1,6 +1,6 @@
-"""Which key answered, and after what: from an answer's headers into what LangChain shows of it.
+"""Which key answered, and after what: from an answer into what LangChain shows of it.
 
-Between the httpx client, which sees the headers, and the model lie the SDK's methods. A hook of
+Between the httpx client, which sees the answer, and the model lie the SDK's methods. A hook of
 the client leaves the facts of each answer in the list that the model put into a context variable
 around the one step that makes the request.
 """
@@ -16,6 +16,7 @@ from langchain_core.callbacks.manager import ahandle_event, handle_event
 from langchain_core.tracers.base import BaseTracer
 
 from keyfleet import CannotServe, PoolClosed
+from keyfleet.httpx import Answered
 
 from ._runs import Run, run_of
 
@@ -51,16 +52,22 @@ def hear(response: Any) -> None:
     heard = _listening.get()
     if heard is None:
         return
+    told = response.extensions.get(NAME)
+    if isinstance(told, BaseException):
+        heard.refusal = told
+    facts = told._asdict() if isinstance(told, Answered) else _facts_in(response)
+    if facts:
+        heard.facts.append(facts)
+
+
+def _facts_in(response: Any) -> Facts:
+    """Return what the headers tell: a transport of the user's may leave no extensions."""
     facts: Facts = {}
     for name, value in response.headers.raw:
         read = _READ.get(name)
         if read is not None:
             facts[read[0]] = read[1](value.decode())
-    if facts:
-        heard.facts.append(facts)
-    refusal = response.extensions.get(NAME)
-    if isinstance(refusal, BaseException):
-        heard.refusal = refusal
+    return facts
 
 
 async def ahear(response: Any) -> None:

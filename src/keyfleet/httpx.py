@@ -10,11 +10,12 @@ Both families are served, decided by the client in hand and never by import: the
 the same, their classes unrelated.
 
 What the caller sees: the last answer, whole, with ``x-should-retry: false`` if it is an error;
-or the transport's last exception; or, if the pool grants no key, a 429 whose body says why
-(``response.extensions["keyfleet"]`` is the `CannotServe`). Every answer carries
-``x-keyfleet-attempts``, ``-waited-for``, and, if a key was used, ``-key-id`` and ``-owner``; its
-cookies are not kept. A call may send ``x-keyfleet-priority``, ``-timeout`` (seconds it may wait),
-``-deadline-after`` (seconds) and ``-max-attempts``. Of a closed pool the caller sees `PoolClosed`.
+or the transport's last exception; or, if the pool grants no key, a 429 whose body says why.
+Every answer carries ``x-keyfleet-attempts``, ``-waited-for``, and, if a key was used, ``-key-id``
+and ``-owner``; ``response.extensions["keyfleet"]`` has the same as an `Answered`, or is the
+`CannotServe`. Its cookies are not kept. A call may send ``x-keyfleet-priority``, ``-timeout``
+(seconds it may wait), ``-deadline-after`` (seconds) and ``-max-attempts``. Of a closed pool the
+caller sees `PoolClosed`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ._transport.calls import POOLED, SENTINEL, Gate
+from ._transport.calls import POOLED, SENTINEL, Answered, Gate
 from ._transport.sending import (
     CONNECTIONS,
     AsyncBody,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SENTINEL",
+    "Answered",
     "Family",
     "async_http_client",
     "family",

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenacity import stop_after_attempt
 
@@ -34,6 +34,7 @@ from .wire import (
     Url,
     body_of,
     forget_frames,
+    lowered,
     readable,
     visible,
     without_key,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from .._protocols import Plan, Provider
     from ..pool import KeyPool
 
-#: The extension that answers of a pool bear: why it granted no key, or ``None``.
+#: The extension that answers of a pool bear: an `Answered`, or why it granted no key.
 POOLED: Final = "keyfleet"
 #: Stands where a key will be. It is no secret, and no provider takes it for a key.
 SENTINEL: Final = "keyfleet-pool"
@@ -65,6 +66,22 @@ _STATEFUL: Final = frozenset({"responses", "other"})
 _NO_HINTS: Final = Hints()
 #: Entries of the table of URLs; paths with an object's id would fill it without end.
 _URLS: Final = 512
+
+
+class Answered(NamedTuple):
+    """Which key answered, and after what; the headers of an answer tell the same.
+
+    Args:
+        key_id: the key's name.
+        owner: who owns its quota.
+        waited_for: seconds that the call waited for headroom, in all its attempts.
+        attempts: how many there were.
+    """
+
+    key_id: str
+    owner: str
+    waited_for: float
+    attempts: int
 
 
 class Refused(Exception):
@@ -114,7 +131,7 @@ class Gate:
         if base_url is not None:
             url = module.URL(base_url.rstrip("/") + "/")
             self._base = url.netloc, url.raw_path
-        self._urls: dict[tuple[str, bytes], Url] = {}
+        self._urls: dict[tuple[str, bytes], tuple[Url, str]] = {}
         self.holders = holders_of(pool)
 
     def call(self, request: Request) -> Call | None:
@@ -123,7 +140,7 @@ class Gate:
         Raises:
             Refused: it carries hints that make no sense.
         """
-        fields = {name.lower(): value for name, value in request.headers.raw}
+        fields = lowered(request.headers.raw)
         if (
             fields.get(b"authorization") not in _SENTINELS
             and fields.get(b"api-key") not in _SENTINELS
@@ -143,15 +160,15 @@ class Gate:
             rest = rest if found else path.lstrip(b"/")
         return Call(self, request, rest, fields)
 
-    def url(self, base_url: str, rest: bytes) -> Url:
-        """Return where a request goes. Parsing a URL costs as much as a lease, so it is kept."""
-        url = self._urls.get((base_url, rest))
-        if url is None:
+    def target(self, base_url: str, rest: bytes) -> tuple[Url, str]:
+        """Return where a request goes, and its host; kept, as parsing costs as much as a lease."""
+        found = self._urls.get((base_url, rest))
+        if found is None:
             if len(self._urls) >= _URLS:
                 self._urls.clear()
             url = self.httpx.URL(f"{base_url.rstrip('/')}/{rest.decode('ascii')}")
-            self._urls[base_url, rest] = url
-        return url
+            found = self._urls[base_url, rest] = url, url.netloc.decode("ascii")
+        return found
 
     def policy(self, hints: Hints) -> RetryPolicy | None:
         """Return the retry policy of one call; ``None`` = the pool's own."""
@@ -270,7 +287,7 @@ class Call:
         """
         self.attempts += 1
         self._waited_for += lease.waited_for
-        url = self._gate.url(lease.base_url, self._rest)
+        url, host = self._gate.target(lease.base_url, self._rest)
         request = self._gate.httpx.Request(
             self.method,
             url,
@@ -279,7 +296,7 @@ class Call:
             extensions=self._extensions,
         )
         headers = request.headers
-        headers["host"] = url.netloc.decode("ascii")
+        headers["host"] = host
         credentials = lease.headers
         for name in _REMOVED:
             if name not in credentials and name.encode() in self._names:
@@ -372,11 +389,12 @@ class Call:
         headers = response.headers
         if not reply.outcome.ok:
             headers[_SHOULD_RETRY] = "false"
-        headers["x-keyfleet-attempts"] = str(self.attempts)
-        headers["x-keyfleet-waited-for"] = f"{self._waited_for:.3f}"
-        headers["x-keyfleet-key-id"] = visible(lease.key_id)
-        headers["x-keyfleet-owner"] = visible(lease.owner)
-        response.extensions[POOLED] = None
+        told = Answered(lease.key_id, lease.owner, round(self._waited_for, 3), self.attempts)
+        headers["x-keyfleet-attempts"] = str(told.attempts)
+        headers["x-keyfleet-waited-for"] = f"{told.waited_for:.3f}"
+        headers["x-keyfleet-key-id"] = visible(told.key_id)
+        headers["x-keyfleet-owner"] = visible(told.owner)
+        response.extensions[POOLED] = told
         return response
 
     def unserved(self, error: CannotServe | ConfigError) -> Response:

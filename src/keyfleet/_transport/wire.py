@@ -146,6 +146,12 @@ def readable(raw: Raw) -> dict[str, str]:
     return dict(zip(names, values, strict=False))
 
 
+def lowered(raw: Raw) -> dict[bytes, bytes]:
+    """Return headers as they are sent, names in lower case."""
+    names = b"\n".join([name for name, _ in raw]).lower().split(b"\n")
+    return dict(zip(names, [value for _, value in raw], strict=False))
+
+
 def without_key(headers: Headers, sent: Url) -> None:
     """Change a redirect's target so that whoever follows it brings no key.
 

@@ -54,6 +54,8 @@ _EPOCH_MILLISECONDS: Final = 1e12
 def duration(text: str) -> float | None:
     """Return the seconds of a Go duration such as ``20m52.666s``; ``None`` = it is none."""
     text = text.strip()
+    if text.endswith("ms") and len(text) < 6 and text.isascii() and text[:-2].isdigit():
+        return int(text[:-2]) / 1000  # most resets are below a second
     if len(text) > 64 or not _DURATION.fullmatch(text):
         return None
     return _sane(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))

@@ -57,7 +57,12 @@ class Fields:
         return found
 
     def count(self, name: str) -> float | None:
-        """Return a header that counts something."""
+        """Return a header that counts something; ``None`` where it is absent or malformed."""
+        text = self._headers.get(name)
+        if text is None:
+            return None
+        if len(text) < 13 and text.isascii() and text.isdigit():  # nearly all are whole numbers
+            return float(text)
         return self.value(name, amount)
 
     def label(self, name: str) -> str | None:
@@ -73,8 +78,6 @@ class Fields:
 
 def amount(text: str) -> float | None:
     """Return a plausible count; ``None`` for NaN, signs, and more than 1e12."""
-    if len(text) < 13 and text.isascii() and text.isdigit():  # nearly all are whole numbers
-        return float(text)
     found = number(text)
     return found if found is not None and found <= MOST else None
 

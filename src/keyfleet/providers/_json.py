@@ -14,7 +14,7 @@ _MOST: Final = 10**12
 def parse(data: bytes | str) -> object:
     """Return the value, or ``None`` for what isn't JSON."""
     try:
-        value: object = json.loads(data)
+        value: object = json.loads(data if isinstance(data, str) else data.decode())
     except (ValueError, RecursionError):
         return None
     return value
