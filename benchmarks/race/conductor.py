@@ -20,7 +20,7 @@ from keyfleet.testing import ServerProcess, serve_process
 
 ROOT: Final = Path(__file__).parents[2]
 #: A contender that isn't done after so many times the bound has lost what is left.
-LIMIT: Final = 2.5
+LIMIT: Final = 1.5
 #: Seconds that importing and warming up may take on a busy machine.
 WARM_UP: Final = 60.0
 #: What the provider answers that is no refusal of a limit.

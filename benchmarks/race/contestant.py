@@ -17,7 +17,7 @@ import time
 import warnings
 
 from benchmarks.race.contenders import CONTENDERS, Ask
-from benchmarks.race.scenarios import SCENARIOS, Job
+from benchmarks.race.scenarios import AT_A_TIME, SCENARIOS, Job
 
 
 def _cpu() -> float:
@@ -31,11 +31,13 @@ async def race(ask: Ask, jobs: tuple[Job, ...], limit: float) -> dict[str, objec
     ended: list[float] = []
     delays: list[float] = []
     errors: dict[str, int] = {}
+    places = asyncio.Semaphore(AT_A_TIME)
 
     async def one(job: Job) -> None:
         await asyncio.sleep(max(0.0, began + job.at - time.monotonic()))
         try:
-            await ask(job)
+            async with places:
+                await ask(job)
         except Exception as error:  # whatever it is, the call is lost
             errors[type(error).__name__] = errors.get(type(error).__name__, 0) + 1
             return

@@ -101,7 +101,7 @@ def plot(results: Results, path: Path) -> None:
         title, colour = CONTENDERS[contender][0], colours[number]
         left.barh(rows, speeds, height, label=title, color=colour)
         right.barh(rows, lost, height, color=colour)
-    left.set_yticks(range(len(scenarios)), [SCENARIOS[name](12.0).title for name in scenarios])
+    left.set_yticks(range(len(scenarios)), [SCENARIOS[name](24.0).title for name in scenarios])
     left.invert_yaxis()
     left.axvline(100, color="black", linewidth=0.8)
     left.set_xlabel("calls answered per second, % of what the quota allows")

@@ -19,6 +19,9 @@ MODEL: Final = "gpt-4o-mini"
 #: Seconds that a contender's client waits for an answer: long, since the machine may be busy.
 TIMEOUT: Final = 15.0
 PLENTY: Final = 10_000_000
+#: Calls that a contender's client has under way at a time, waiting ones included, as batch runners
+#: bound them. All at once would measure how long a client takes to make hundreds of requests.
+AT_A_TIME: Final = 300
 
 #: Limit -> what it counts, and the seconds of its period.
 PERIODS: Final = {
@@ -135,7 +138,7 @@ class Scenario:
 
 SETTINGS: Final = MockSettings(ttft_s=0.03, jitter=0.3, ramp_base_tokens=None)
 
-_UNEQUAL: Final = {"acme": 300, "birch": 180, "cedar": 120}
+_UNEQUAL: Final = {"acme": 150, "birch": 90, "cedar": 60}
 
 
 def _small(count: int, at: float = 0.0) -> tuple[Job, ...]:
@@ -217,7 +220,7 @@ def bursts(seconds: float) -> Scenario:
 
 
 def sick(seconds: float) -> Scenario:
-    limits = dict.fromkeys(("good", "fine", "revoked", "broke", "flaky", "hanging"), 200)
+    limits = dict.fromkeys(("good", "fine", "revoked", "broke", "flaky", "hanging"), 100)
     owners, alive = _rates(limits), {name: limits[name] for name in ("good", "fine", "flaky")}
     return Scenario(
         name="sick",
@@ -242,7 +245,7 @@ def sick(seconds: float) -> Scenario:
 
 
 def quantised(seconds: float) -> Scenario:
-    limits = {"acme": 1200, "birch": 720, "cedar": 480}
+    limits = {"acme": 600, "birch": 360, "cedar": 240}
     owners = _rates(limits)
     return Scenario(
         name="quantised",
@@ -257,13 +260,13 @@ def quantised(seconds: float) -> Scenario:
 
 def foreign(seconds: float) -> Scenario:
     owners = _rates(_UNEQUAL)
-    share = Foreign(owner="acme", per_second=2.5)
+    share = Foreign(owner="acme", per_second=1.25)
     return Scenario(
         name="foreign",
         title="another application spends half of acme",
         owners=owners,
         told=owners,
-        jobs=_small(_filling(_UNEQUAL, seconds) - round(2.5 * seconds)),
+        jobs=_small(_filling(_UNEQUAL, seconds) - round(1.25 * seconds)),
         foreign=share,
         learned=True,
     )
@@ -283,15 +286,15 @@ def unknown(seconds: float) -> Scenario:
 
 def daily(seconds: float) -> Scenario:
     """Half of a minute's requests, and acme has nothing left for today."""
-    owners = _rates({"acme": 600, "birch": 300, "cedar": 180})
+    owners = _rates({"acme": 300, "birch": 150, "cedar": 90})
     told = {name: dict(limits) for name, limits in owners.items()}
-    owners["acme"]["rpd"] = 150
+    owners["acme"]["rpd"] = 100
     return Scenario(
         name="daily",
         title="a daily limit runs out",
         owners=owners,
         told=told,
-        jobs=_small(150 + _filling({"birch": 300, "cedar": 180}, seconds)),
+        jobs=_small(100 + _filling({"birch": 150, "cedar": 90}, seconds)),
         learned=True,
     )
 

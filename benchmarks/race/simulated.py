@@ -1,18 +1,21 @@
 """The production core in a race on a simulated clock: exact, and a thousand times faster.
 
-Between a grant and its arrival at the provider lie the client's own work, one request after the
-other, and the network's scatter; both come from a seed, so that a run repeats exactly.
+Between a grant and its arrival at the provider lie the client's own work and the network's scatter.
+The client is a single thread: what its requests and answers cost it, it does one after the other,
+in the order in which they came up; a batch that begins with hundreds of calls keeps it busy before
+the first request leaves. The scatter comes from a seed, so that a run repeats exactly.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
 from benchmarks.race.result import Result
-from benchmarks.race.scenarios import MODEL, SCENARIOS, Job, Scenario
+from benchmarks.race.scenarios import AT_A_TIME, MODEL, SCENARIOS, Job, Scenario
 
 from keyfleet import Demand, KeyPool, Limits, Organization, RetryPolicy, Usage
 from keyfleet._core.flow import Reply, Send
@@ -24,8 +27,10 @@ from keyfleet.strategies import strategy
 from keyfleet.testing import Ask, Call, FakeClock, MockProvider
 from keyfleet.testing.mock.faults import read_faults
 
-#: Seconds of the client's own work on each request.
-WORK: Final = 0.002
+#: Seconds of the client's own work on each call: what the OpenAI SDK takes of a middling processor.
+WORK: Final = 0.003
+#: The shares of it that fall to making the request, to sending it, and to reading the answer.
+MAKING, SENDING, READING = 0.3, 0.4, 0.3
 #: Mean seconds of the network's scatter, one way; the distribution is exponential.
 SCATTER: Final = 0.004
 
@@ -35,25 +40,43 @@ class Flight(Process[Any]):
 
     arrive: Callable[[Any], tuple[float, Reply[object]]]
     way: Callable[[], float]
+    work: Callable[[float], float]
 
     def _perform(self, effect: Any) -> bool:
+        simulation = self._simulation
         if not isinstance(effect, Send):
             return super()._perform(effect)
-        simulation = self._simulation
 
         def arrived() -> None:
             seconds, reply = self.arrive(effect.grant)
-            simulation.at(simulation.now() + seconds, lambda: self.resume(reply))
+            simulation.at(simulation.now() + seconds, lambda: self._read(reply))
 
-        simulation.at(simulation.now() + self.way(), arrived)
+        simulation.at(self.work(SENDING) + self.way(), arrived)
         return False
+
+    def _waker(self) -> Callable[[], None]:
+        wake = super()._waker()
+        return lambda: self._simulation.at(self.work(0.0), wake)
+
+    def _read(self, reply: Reply[object]) -> None:
+        self._simulation.at(self.work(READING), lambda: self.resume(reply))
 
 
 class Race:
-    """One scenario, run by the production core."""
+    """One scenario, run by the production core.
 
-    def __init__(self, scenario: Scenario, *, seed: int = 1, horizon: float = 900.0) -> None:
+    Args:
+        scenario: what is raced.
+        seed: of the provider, the network and the client.
+        horizon: seconds after which it ends at the latest.
+        work: seconds of the client's own work on each call.
+    """
+
+    def __init__(
+        self, scenario: Scenario, *, seed: int = 1, horizon: float = 900.0, work: float = WORK
+    ) -> None:
         self.scenario = scenario
+        self.work = work
         self.horizon = horizon
         self.clock = FakeClock()
         self.provider = MockProvider(
@@ -74,6 +97,8 @@ class Race:
         )
         self.simulation = Simulation(self.pool, self.clock)
         self.busy_until = 0.0
+        self.under_way = 0
+        self.queued: deque[Job] = deque()
         self.ended: list[float] = []
         self.delays: list[float] = []
         self.lost: list[CannotServe | Outcome] = []
@@ -96,9 +121,9 @@ class Race:
             delays=tuple(sorted(self.delays)),
         )
 
-    def _work(self, seconds: float) -> float:
-        """Return the instant when the client has done so much work more."""
-        self.busy_until = max(self.busy_until, self.clock.now()) + seconds
+    def _work(self, share: float) -> float:
+        """Return the instant when the client has done so much more of the work on a call."""
+        self.busy_until = max(self.busy_until, self.clock.now()) + share * self.work
         return self.busy_until
 
     def _way(self) -> float:
@@ -107,15 +132,25 @@ class Race:
 
     def _come(self, job: Job) -> None:
         """Let the client make the request, and then begin the call."""
-        self.simulation.at(self._work(WORK), lambda: self._begin(job))
+        if self.under_way == AT_A_TIME:
+            self.queued.append(job)
+            return
+        self.under_way += 1
+        self.simulation.at(self._work(MAKING), lambda: self._begin(job))
+
+    def _go(self) -> None:
+        """Let the next call begin, now that one has ended."""
+        self.under_way -= 1
+        if self.queued:
+            self._come(self.queued.popleft())
 
     def _begin(self, job: Job) -> None:
         tokens = -(-job.size // 4) + 1
         order = self.pool.order(Demand(model=MODEL, input_tokens=tokens, output_tokens=1))
-        began = self.clock.now()
 
         def done(result: Any) -> None:
             grant, reply = result
+            self._go()
             if not reply.outcome.ok:
                 self.lost.append(reply.outcome)
                 return
@@ -123,16 +158,21 @@ class Race:
             used = Usage(input_tokens=demand.input_tokens, output_tokens=demand.output_tokens)
             Lease(self.pool, grant).complete(used, None, reply.observation)
             self.ended.append(self.clock.now())
-            self.delays.append(self.clock.now() - began - reply.response.latency_s)
+            self.delays.append(self.clock.now() - job.at - reply.response.latency_s)
+
+        def failed(refusal: CannotServe) -> None:
+            self.lost.append(refusal)
+            self._go()
 
         flight = Flight(
             self.simulation,
             self.pool,
             self.pool.call_flow(order),
             done=done,
-            failed=self.lost.append,
+            failed=failed,
         )
         flight.way = self._way
+        flight.work = self._work
         flight.arrive = lambda grant: self._arrive(self.pool.leased(grant), job)
         flight.resume()
 
@@ -177,7 +217,7 @@ class Race:
 
 def main() -> None:
     """Print every scenario's result, or those named after the seconds on the command line."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 12.0
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 24.0
     for name in sys.argv[2:] or SCENARIOS:
         result = Race(SCENARIOS[name](seconds)).run()
         print(

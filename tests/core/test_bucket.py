@@ -14,6 +14,8 @@ from keyfleet._core.bucket import (
     MARGIN,
     REGROWTH_PER_SECOND,
     WARY_FOR,
+    WARY_LEAD,
+    WARY_SECONDS,
     Bucket,
 )
 from keyfleet._limits import DAY, MINUTE, Metric
@@ -303,6 +305,18 @@ class TestRefused:
         level = tpm.level
         tpm.refused(cost=5000, ready_after=1.0)
         assert tpm.level == level
+
+    def test_another_s_request_may_come_between_ours(self) -> None:
+        """Whoever spends the same quota takes one or two before our next; of few, no more waits."""
+        rpm = bucket("rpm", 150)
+        rpm.refused(cost=1, ready_after=0.4)
+        assert rpm.ready_at(1, 0.0) == pytest.approx(0.4 + WARY_LEAD / 2.5)
+        mark = rpm.take(0.0)
+        rpm.anchor(1.0, mark, flew_for=0.01, upward=True)
+        assert rpm.level <= 1.0 - WARY_LEAD, "and an answer doesn't end that"
+        few = bucket("rpm", 3)
+        few.refused(cost=1, ready_after=20.0)
+        assert few.ready_at(1, 0.0) == pytest.approx(20.0 + WARY_SECONDS)
 
     def test_calls_in_flight_are_no_rate(self) -> None:
         slots = bucket("concurrent", 2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from keyfleet import Demand, Limit, Limits, Usage
-from keyfleet._core.bucket import MARGIN
+from keyfleet._core.bucket import MARGIN, WARY_LEAD
 from keyfleet._core.ledger import (
     Account,
     Claim,
@@ -428,7 +428,7 @@ class TestRefused:
             retry_after=1.0,
         )
         assert [b.name for b in acme.buckets] == ["rpm"]
-        assert acme.ready_at(ONE, 0.0) == pytest.approx(1.0 + MARGIN)
+        assert acme.ready_at(ONE, 0.0) == pytest.approx(1.0 + WARY_LEAD), "one request a second"
 
     def test_one_that_names_nothing_keeps_the_owner_away(self) -> None:
         book = ledger(acme=Limits(rpm=600))

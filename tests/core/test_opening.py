@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from math import inf
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,10 +18,11 @@ from keyfleet._core.opening import (
     FIRST,
     GROWTH,
     REFUSED_WITHIN,
+    RETESTED_AFTER,
     TEST,
+    WAITED_FOR,
     Opening,
     Openings,
-    seconds_worth,
 )
 from keyfleet._limits import Costs
 from keyfleet._outcome import OK, Kind, Outcome
@@ -41,11 +44,23 @@ def account(rpm: float = 600, **more: float) -> Account:
 class World:
     """An owner that is granted as much as its opening allows."""
 
-    def __init__(self, rpm: float = 600) -> None:
-        self.openings = Openings()
+    def __init__(self, rpm: float = 600, of: World | None = None) -> None:
+        self.openings = Openings() if of is None else of.openings
+        self.provider = Subject("model m at openai") if of is None else of.provider
         self.family = Subject("model m of acme")
-        self.family.opening = Opening(0.0)
         self.account = account(rpm)
+        self.openings.begin(self.family, self.provider, self.account, 0.0)
+
+    @property
+    def opening(self) -> Opening:
+        assert self.family.opening is not None
+        return self.family.opening
+
+    def told(self, granted_at: float, outcome: Outcome, now: float = 0.0) -> bool:
+        """Take in the answer to a call that was granted then."""
+        seat = SimpleNamespace(family=self.family, account=self.account)
+        grant: Any = SimpleNamespace(seat=seat, reserved_at=granted_at)
+        return self.openings.tested(grant, outcome, now)
 
     def grant(self, now: float) -> bool:
         """Grant a call unless the owner pauses."""
@@ -71,11 +86,11 @@ class World:
 
 
 def test_a_call_takes_its_share_of_the_scarcest_limit_per_minute() -> None:
-    assert seconds_worth(account(rpm=600), ONE) == pytest.approx(0.1)
-    assert seconds_worth(account(rpm=600, tpm=6000), ONE) == pytest.approx(1.0)
-    assert seconds_worth(account(rpm=60, tpm=60_000), ONE) == pytest.approx(1.0)
-    assert seconds_worth(account(rpm=600, rpd=10), ONE) == pytest.approx(0.1), "not of a day's"
-    assert seconds_worth(Account("acme", None, "m"), ONE) == 0.0
+    assert account(rpm=600).worth(ONE) == pytest.approx(0.1)
+    assert account(rpm=600, tpm=6000).worth(ONE) == pytest.approx(1.0)
+    assert account(rpm=60, tpm=60_000).worth(ONE) == pytest.approx(1.0)
+    assert account(rpm=600, rpd=10).worth(ONE) == pytest.approx(0.1), "not of a day's"
+    assert Account("acme", None, "m").worth(ONE) == 0.0
 
 
 def test_no_more_than_a_second_and_a_quarter_goes_before_an_answer() -> None:
@@ -84,11 +99,11 @@ def test_no_more_than_a_second_and_a_quarter_goes_before_an_answer() -> None:
 
 
 def test_a_few_calls_go_at_once_however_small_the_limit() -> None:
-    world = World(rpm=10)
+    world = World(rpm=12)
     instants = world.burst(0.0)
     assert 4 <= len(instants) <= 6
-    assert world.openings.tested(world.family, instants[-1], OK)
-    assert world.family.opening is None, "more than a minute's worth was proven"
+    assert world.told(instants[-1], OK)
+    assert world.opening.window >= 4 * 5.0 * GROWTH, "they were twenty seconds' worth"
 
 
 def test_one_that_pauses_says_so() -> None:
@@ -106,31 +121,31 @@ def test_without_an_answer_it_goes_on_at_the_limits_own_rate() -> None:
 def test_an_answer_to_the_test_opens_the_next_window() -> None:
     world = World(600)
     instants = world.burst(0.0)
-    assert not world.openings.tested(world.family, instants[0], OK), "that one proves nothing"
+    assert not world.told(instants[0], OK), "that one proves nothing"
     assert world.openings.testing == 1
-    assert world.openings.tested(world.family, instants[-1], OK)
+    assert world.told(instants[-1], OK)
     assert world.openings.testing == 0
     more = world.burst(0.1)
     assert len(instants) + len(more) == pytest.approx(12.5 * GROWTH * TEST + 1, abs=4)
 
 
-def test_three_answers_open_it_wholly() -> None:
+def test_six_answers_open_it_wholly() -> None:
     world, at, sent = World(600), 0.0, 0
-    for _ in range(3):
+    for _ in range(6):
         instants = world.burst(at)
         sent += len(instants)
-        world.openings.tested(world.family, instants[-1], OK)
+        world.told(instants[-1], OK)
         at += 0.1
     assert world.family.opening is None
     assert len(world.burst(at)) == 1000, "from here on the ledger alone decides"
-    assert not world.openings.tested(world.family, at, OK)
+    assert not world.told(at, OK)
     assert world.openings.take(world.family, world.account, ONE, at) is None
 
 
 def test_a_refused_test_ends_the_opening() -> None:
     world = World(600)
     instants = world.burst(0.0)
-    assert world.openings.tested(world.family, instants[-1], REFUSED)
+    assert world.told(instants[-1], REFUSED)
     assert world.family.opening is None
     assert world.family.usable
 
@@ -139,13 +154,13 @@ def test_a_test_that_failed_is_repeated() -> None:
     world = World(600)
     instants = world.burst(0.0)
     assert not world.family.usable
-    assert world.openings.tested(world.family, instants[-1], BROKEN)
+    assert world.told(instants[-1], BROKEN)
     assert world.family.usable
     again = world.burst(0.05)
     assert len(again) == 1
-    assert world.openings.tested(world.family, again[0], OK)
+    assert world.told(again[0], OK)
     assert world.family.opening is not None
-    assert world.family.opening.window >= GROWTH
+    assert world.opening.window >= GROWTH
 
 
 def test_a_test_that_was_not_refused_in_time_is_passed() -> None:
@@ -154,12 +169,67 @@ def test_a_test_that_was_not_refused_in_time_is_passed() -> None:
     until = world.family.pauses_until
     assert world.openings.resume(world.family, until, until)
     assert world.family.opening is not None
-    assert world.family.opening.window == 1.0, "too early to tell"
+    assert world.opening.window == 1.0, "too early to tell"
     world.burst(until)
     until = world.family.pauses_until
     assert world.openings.resume(world.family, until, REFUSED_WITHIN + 1.0)
-    assert world.family.opening.window >= GROWTH
+    assert world.opening.window >= GROWTH
     assert not world.openings.resume(world.family, until, until), "that pause has ended"
+
+
+def test_a_test_s_answer_counts_once_most_of_its_window_is_answered() -> None:
+    """A client with hundreds of calls to send must not be taken for a provider that lets all in."""
+    world = World(6000)
+    world.account.in_flight = 100
+    instants = world.burst(0.0)
+    world.account.in_flight = 99
+    assert not world.told(instants[-1], OK)
+    world.account.in_flight = 12
+    assert world.told(instants[0], OK)
+    assert world.opening.window > 1.0
+
+
+def test_the_others_of_a_provider_wait_for_the_first_one_s_test() -> None:
+    first = World(600)
+    other = World(600, of=first)
+    instants = first.burst(0.0)
+    before = len(other.burst(0.1))
+    assert before <= 10 * FIRST + 1
+    assert first.told(instants[-1], OK)
+    assert first.openings.resumed == [other.family]
+    assert len(other.burst(0.2)) >= 10 * (TEST - FIRST) - 1, "then they make theirs"
+
+
+def test_the_others_keep_to_a_window_that_was_found_to_be_enforced() -> None:
+    first = World(600)
+    other = World(600, of=first)
+    instants = first.burst(0.0)
+    first.account.buckets[0].enforce(1.0)
+    assert first.told(instants[-1], REFUSED, now=0.1)
+    assert len(other.burst(0.2)) <= 10 * FIRST + 1
+    assert other.opening.test_from == inf
+    assert len(other.burst(RETESTED_AFTER + 1.0)) >= 10 * TEST - 1
+    assert other.opening.test_until < inf
+
+
+def test_a_refusal_of_the_limit_itself_tells_nothing_of_windows() -> None:
+    first = World(600)
+    other = World(600, of=first)
+    instants = first.burst(0.0)
+    assert first.told(instants[-1], REFUSED, now=0.1)
+    assert len(other.burst(WAITED_FOR + 0.1)) >= 10 * TEST - 1
+
+
+def test_the_others_don_t_wait_for_long() -> None:
+    """The first may have no more calls to make its test with."""
+    first = World(600)
+    other = World(600, of=first)
+    first.burst(0.0, most=9)
+    assert first.opening.test_until == inf
+    other.burst(0.1)
+    assert other.opening.test_from == inf
+    other.burst(WAITED_FOR + 0.1)
+    assert other.opening.test_until < inf
 
 
 def test_a_pause_outlives_its_opening_without_harm() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from keyfleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
+from keyfleet._core import routes
 from keyfleet._core.flow import Order, Release, acquire
-from keyfleet._core.health import State
+from keyfleet._core.health import Event, News, State
 from keyfleet._core.ledger import Claim, Reservation
 from keyfleet._core.queue import Ticket
 from keyfleet._core.scheduler import Reserve, Scheduler, Wait
@@ -411,6 +414,142 @@ def test_a_call_of_a_test_counts_by_when_it_was_reserved_not_when_its_waiter_cam
     fleet.clock.advance(0.9)  # a busy loop
     late = fleet.scheduler.accept(tickets[-1], fleet.clock.now())
     assert late.waited_for == 0.9
+    for ticket in tickets[:-1]:
+        grant = fleet.scheduler.accept(ticket, fleet.clock.now())
+        fleet.pool.leased(grant).settle()
     fleet.pool.leased(late).settle()
     assert opening.window > window
     assert seat.position >= 0
+
+
+def untested(fleet: Fleet) -> None:
+    """Put every key on trial, with so many attempts that only its owner's opening holds it back."""
+    for one in fleet.pool.keys:
+        fleet.scheduler.key_subject(one).proven = False
+        fleet.scheduler.key_subject(one).allowed = 1000
+
+
+def test_a_client_that_is_late_does_not_take_a_test_for_passed() -> None:
+    """It may not have read the refusals yet."""
+    fleet = Fleet(a=Limits(rpm=600))
+    untested(fleet)
+    seat = fleet.granted().seat
+    assert seat is not None
+    while seat.position >= 0:
+        fleet.granted()
+    opening = seat.family.opening
+    assert opening is not None
+    waiting = fleet.waiting()
+    fleet.clock.advance(5.0)
+    while isinstance(effect := fleet.step(waiting), Reserve):
+        fleet.answer(effect)
+    assert waiting.reservation is None
+    assert opening.window == 1.0
+    assert isinstance(effect, Wait)
+    fleet.clock.advance(effect.until - 5.0)
+    fleet.answer(fleet.step(waiting))
+    assert waiting.reservation is not None
+    assert opening.window > 1.0, "on time again, and still not refused"
+
+
+def test_a_pause_that_has_ended_is_not_begun_again_by_a_late_client() -> None:
+    fleet = Fleet(a=Limits(rpm=600))
+    untested(fleet)
+    seat = fleet.granted().seat
+    assert seat is not None
+    while seat.position >= 0:
+        fleet.granted()
+    paused = seat.family
+    paused.pauses_until = 100.0  # ended by an answer, and begun anew
+    fleet.scheduler.waiting += 1
+    fleet.scheduler._wake_rested(5.0)
+    assert paused.pauses_until == 100.0
+
+
+def test_a_key_on_trial_is_not_given_more_attempts_by_a_late_client() -> None:
+    fleet = Fleet(a=Limits(rpm=6_000))
+    (one,) = fleet.pool.keys
+    subject = fleet.scheduler.key_subject(one)
+    subject.proven = False
+    for _ in range(subject.allowed):
+        fleet.granted()
+    waiting, allowed = fleet.waiting(), subject.allowed
+    fleet.clock.advance(5.0)
+    while isinstance(effect := fleet.step(waiting), Reserve):
+        fleet.answer(effect)
+    assert isinstance(effect, Wait)
+    assert subject.allowed == allowed
+    fleet.clock.advance(effect.until - 5.0)
+    fleet.answer(fleet.step(waiting))
+    assert waiting.reservation is not None
+    assert subject.allowed > allowed
+
+
+def test_a_call_waits_for_the_pausing_owner_that_it_suits_better() -> None:
+    """One has few requests, the other few tokens: large calls belong to the one."""
+    fleet = Fleet(
+        requests=Limits(rpm=60, tpm=600_000),
+        tokens=Limits(rpm=6_000, tpm=60_000),
+    )
+    usual = Demand(model="m", input_tokens=1_000)
+    large, small = (Demand(model="m", input_tokens=n) for n in (8_000, 10))
+    lane = fleet.granted().lane
+    few_requests, few_tokens = sorted(lane.route.seats.values(), key=lambda s: s.account.owner)
+    lane.usual = list(usual.costs)
+
+    def may_have_it(demand: Demand, gives_up_at: float = 1e6) -> bool:
+        """Whether the owner with few tokens may serve a call."""
+        ticket = Ticket(99, demand, lane, "normal", 0.0, gives_up_at)
+        suited = fleet.scheduler._suited(ticket, list(lane.route.ready), 0.0)
+        return few_tokens.account in suited
+
+    assert lane.route.is_mixed(0.0) or routes.MANY == 1
+    assert may_have_it(large), "both are ready: the strategy's choice"
+    few_requests.family.pauses_until = 1.0
+    lane.route.refresh(few_requests)
+    assert not may_have_it(large)
+    assert may_have_it(large, gives_up_at=0.5), "it can't wait for so long"
+    assert may_have_it(small)
+    few_requests.family.pauses_until = -inf
+    lane.route.refresh(few_requests)
+    few_requests.account.buckets[0].take(59)
+    assert may_have_it(large), "the other's share is much smaller"
+    few_tokens.account.buckets[1].take(51_000)
+    assert not may_have_it(large)
+    few_requests.account.buckets[0].take(3)
+    assert may_have_it(large), "the other is ready too late"
+    fleet.scheduler.told(News("organization requests", State.PARKED, 1e6), 0.0)
+    assert may_have_it(large), "nor is one that is left alone"
+
+
+def test_large_calls_wait_for_their_owner_while_others_wait_too() -> None:
+    fleet = Fleet(requests=Limits(rpm=60, tpm=600_000), tokens=Limits(rpm=6_000, tpm=60_000))
+    while fleet.pool.eta(Demand(model="m", input_tokens=8_000)) == 0:
+        fleet.granted(Demand(model="m", input_tokens=8_000))
+    first = fleet.waiting(Demand(model="m", input_tokens=8_000))
+    fleet.waiting(Demand(model="m", input_tokens=8_000))
+    fleet.clock.advance(1.0)
+    while isinstance(effect := fleet.step(first), Reserve):
+        fleet.answer(effect)
+    assert first.reservation is not None
+    assert first.reservation.account.owner == "requests"
+
+
+@pytest.mark.parametrize("resting", [False, True])
+def test_a_call_waits_for_a_slot_though_no_rate_allows_it_in_time(*, resting: bool) -> None:
+    """When a slot is freed nobody knows, so another owner's instant is no reason to give up."""
+    fleet = Fleet(slots=Limits(concurrent=1), rate=Limits(rpm=1))
+    while fleet.pool.eta(ONE) == 0:
+        fleet.granted()
+    if resting:
+        fleet.scheduler._tell(
+            fleet.scheduler._subject("organization rate"), Event.COOL, 0.0, retry_after=100.0
+        )
+    ticket = fleet.enter(gives_up_at=10.0)
+    while isinstance(effect := fleet.step(ticket), Reserve):
+        fleet.answer(effect)
+    assert isinstance(effect, Wait)
+    assert ticket.waiting
+    fleet.clock.advance(10.0)
+    with pytest.raises(WaitTimeout):
+        fleet.step(ticket)

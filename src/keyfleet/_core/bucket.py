@@ -43,6 +43,11 @@ MARGIN: Final = 0.25
 LEAST_MARGIN: Final = 0.02
 #: Seconds after a refusal for which the margin is kept whole.
 WARY_FOR: Final = 60.0
+#: Requests by which our level stays below the provider's while the margin is kept whole. Who spends
+#: the same quota sends between ours: with less, each of its requests would get one of ours refused.
+#: But no more than so many seconds of refill: of three requests a minute one and a half is long.
+WARY_LEAD: Final = 1.5
+WARY_SECONDS: Final = 2.0
 #: Relative slack of comparisons, so that waking at a computed instant finds enough.
 EPSILON: Final = 1e-9
 #: OpenAI's advice on "slow_down": grow at most 50 % per 15 minutes (Error codes guide, 2026-11).
@@ -254,7 +259,9 @@ class Bucket:
             return  # the bucket that is shown isn't the one that binds
         _, level_then, corrected_then, pending_then, taken_then = mark
         scatter = flew_for + LEAST_MARGIN
-        if scatter < MARGIN and self.at >= self.wary_until:
+        if self.at < self.wary_until:
+            lead = max(lead, self._wary_lead())
+        elif scatter < MARGIN:
             lead = max(0.0, lead - (MARGIN - scatter) * self.rate)
         wrong = (told - lead) - level_then - (self.corrected - corrected_then)
         at_most = wrong + (self.taken - taken_then)
@@ -286,6 +293,12 @@ class Bucket:
         if self.burst is None:
             return self.ceiling / self.price - self.capacity
         return min(MARGIN * self.rate, self.capacity)
+
+    def _wary_lead(self) -> float:
+        """By how much it is at least above ours after a refusal."""
+        if self.metric is not Metric.REQUESTS:
+            return 0.0
+        return min(WARY_LEAD, WARY_SECONDS * self.rate, self.capacity)
 
     def reprice(self, told: float, mark: Mark, granted_at: float) -> None:
         """Learn from an answer's headers what the provider charges for a unit of ours.
@@ -331,7 +344,8 @@ class Bucket:
         if not self.rate:
             return
         self.wary_until = self.at + WARY_FOR
-        level = self.need(cost) - self.rate * (ready_after + MARGIN)
+        lead = max(self.rate * MARGIN, self._wary_lead())
+        level = self.need(cost) - self.rate * ready_after - lead
         if level < self.level:
             self._correct(level - self.level)
 

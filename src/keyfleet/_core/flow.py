@@ -11,10 +11,11 @@ and keeps pumping: what the flow holds is settled before it comes out again.
 from __future__ import annotations
 
 from collections.abc import Generator
-from math import inf
+from dataclasses import replace
+from math import ceil, inf
 from typing import Final, Generic, TypeVar, cast
 
-from .._limits import Costs
+from .._limits import Costs, Metric
 from .._outcome import NOTHING, Kind, Observation, Outcome
 from .._usage import Demand
 from ..errors import NoUsableKey, TooLarge
@@ -198,6 +199,7 @@ def call(
                 return grant, reply
             last = grant, reply
         grant, reply = last
+        order = _told(order, grant, reply.outcome)
         verdict = policy.decide(
             attempts,
             reply.outcome,
@@ -210,6 +212,22 @@ def call(
             return last
         if verdict.delay:
             now, _ = yield Wait(None, now + verdict.delay)
+
+
+def _told(order: Order, grant: Grant, outcome: Outcome) -> Order:
+    """Return what a call asks for after a refusal that told what it is charged.
+
+    A price is an average: a call that is charged more would be granted too early, and be refused,
+    time after time.
+    """
+    demand = order.demand
+    if outcome.requested is None or outcome.limit is None or outcome.metric is not Metric.TOKENS:
+        return order
+    buckets = grant.seat.account.buckets
+    price = max((b.price for b in buckets if b.metric is Metric.TOKENS), default=1.0)
+    more = ceil(min(outcome.requested, outcome.limit) / price) - demand.tokens
+    larger = replace(demand, input_tokens=demand.input_tokens + max(0, more))
+    return Order(larger, order.wait_for, order.deadline, order.priority, order.holder, order.tenant)
 
 
 def _attempt(grant: Grant) -> Generator[Effect, Told, tuple[Reply[object], float]]:

@@ -12,12 +12,12 @@ after that still counts what was used, once. Settling twice counts once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
-from .._limits import OWNER_WIDE, RULES, Costs, Limits
+from .._limits import MINUTE, OWNER_WIDE, RULES, Costs, Limits
 from .._outcome import Kind, Outcome, Reading
 from .bucket import MARGIN, Bucket, Mark
 
@@ -107,6 +107,16 @@ class Account:
                 if at > ready:
                     ready = at
         return ready
+
+    def worth(self, costs: Sequence[float]) -> float:
+        """Return what a call takes of the scarcest limit per minute, in seconds of its rate."""
+        most = 0.0
+        for bucket in self.buckets:
+            if bucket.period == MINUTE:
+                seconds = costs[bucket.metric] / bucket.rate
+                if seconds > most:
+                    most = seconds
+        return most
 
     def too_large(self, costs: Costs) -> Bucket | None:
         """Return the bucket that would never admit the call, if one is so small."""

@@ -15,23 +15,36 @@ buckets go on refilling meanwhile. When the short bucket is empty, a little more
 bucket is larger than the window, and the window grows by `GROWTH`; beyond a minute there is nothing
 to test, and the opening is over. If it is refused, the ledger learns the burst from the refusal.
 
+A client that begins with hundreds of calls sends, and reads, what it was granted long after. So a
+window grows only once most of what was in flight is answered: then it holds no more calls on its
+way than one window, what the answers told of levels and prices is known, and a test's calls leave
+together. Where answers take long, a test counts as passed `REFUSED_WITHIN` seconds after it: had it
+been refused, that would be known, unless the client is late with everything.
+
+How limits are enforced is the provider's way, not an owner's. So of the owners at one provider one
+is tested first, and the others follow once it was let through. Where it was refused they keep to
+the window, and one of them tests again `RETESTED_AFTER` seconds later.
+
 Where a minute's worth is less than `FEW` requests, there is nothing to flood anybody with, and a
 window of a second would hold none: such owners are used as they are.
 
-A minute's worth is so let go after three answers. That costs the first calls of a process a
-few round trips, and a batch nothing.
+A minute's worth is so let go after six round trips. That costs the first calls of a process
+their time, and a batch nothing, since what was used refills meanwhile.
 """
 
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._limits import MINUTE, Costs, Metric
 from .._outcome import Kind, Outcome
 from .bucket import MARGIN
 from .health import Subject
 from .ledger import WINDOW, Account
+
+if TYPE_CHECKING:
+    from .scheduler import Grant
 
 #: The share of a window that is used without a test: the rest is the scatter of arrivals.
 FIRST: Final = 1.0 - MARGIN
@@ -48,17 +61,77 @@ FEWEST: Final = 4
 #: Calls differ in size by so much or less, where most are too small to be counted one by one.
 SIZES: Final = 4.0
 #: Requests a minute below which an owner is not tested: two a second.
-FEW: Final = 120.0
+FEW: Final = 12.0
 #: A window that was no limit grows by so much.
-GROWTH: Final = 4.0
+GROWTH: Final = 2.0
+#: A test's answer counts once no more than this share of the calls of its window is in flight.
+ON_THEIR_WAY: Final = 0.125
+#: Seconds after which another owner is tested where a window was found to be enforced.
+RETESTED_AFTER: Final = 60.0
+#: Seconds for which others wait for the first owner's test: it may have no more calls to make one.
+WAITED_FOR: Final = 2.0
+#: Seconds by which a client is late with what it should have done, and so with reading refusals.
+LATE: Final = 0.1
+
+
+class Way:
+    """How a provider enforces its limits, as far as its owners' tests told."""
+
+    __slots__ = ("first", "held", "is_proven", "others_from")
+
+    def __init__(self) -> None:
+        #: Some owner was let through more than a window's worth.
+        self.is_proven = False
+        #: Whose test is the first, and when others may begin theirs whatever comes of it.
+        self.first: Opening | None = None
+        self.others_from = -inf
+        #: Those that pause without a test, since they may not begin theirs yet.
+        self.held: list[Subject] = []
+
+    def may_test(self, opening: Opening, now: float) -> bool:
+        """Whether an owner may begin a test, or go on with it."""
+        if self.is_proven or self.first is opening:
+            return True
+        if now < self.others_from:
+            return False
+        self.first, self.others_from = opening, now + WAITED_FOR
+        return True
+
+    def passed(self) -> list[Subject]:
+        """Take in that an owner was let through more than a window's worth.
+
+        Returns whose pause is over by that: they may begin their tests.
+        """
+        held, self.held = self.held, []
+        self.is_proven = True
+        for family in held:
+            family.pauses_until = -inf
+        return held
+
+    def refused(self, now: float) -> None:
+        """Take in that a window is enforced."""
+        self.is_proven, self.first = False, None
+        self.others_from = now + RETESTED_AFTER
 
 
 class Opening:
     """The short bucket of an owner that was not tested yet."""
 
-    __slots__ = ("at", "skipped", "slack", "spent", "test_from", "test_until", "window")
+    __slots__ = (
+        "answered",
+        "at",
+        "crowd",
+        "skipped",
+        "slack",
+        "spent",
+        "test_from",
+        "test_until",
+        "way",
+        "window",
+    )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, way: Way) -> None:
+        self.way = way
         self.window = WINDOW
         #: Seconds' worth that are spent and not refilled yet.
         self.spent = 0.0
@@ -66,30 +139,36 @@ class Opening:
         #: Between these instants was granted what can prove something.
         self.test_from = inf
         self.test_until = inf
+        #: How many calls were in flight when the test had been granted, and whether one of its own
+        #: was answered.
+        self.crowd = 0
+        self.answered = False
         #: So many grants more needn't be counted: they are small beside the window. And how many
         #: were not, since the last that was.
         self.slack = 0
         self.skipped = 0
 
-    def take(self, seconds: float, now: float) -> float:
+    def take(self, seconds: float, now: float, in_flight: int = 0) -> float:
         """Take a call's seconds' worth; return the instant until which no more may be granted."""
         spent = self.spent - (now - self.at)
         spent = self.spent = (spent if spent > 0.0 else 0.0) + seconds * (1 + self.skipped)
         self.at = now
         self.slack = self.skipped = 0
-        if self.test_until < inf:
-            most = FIRST * self.window
-        else:
+        most = FIRST * self.window
+        if self.test_until == inf and spent >= most and self.way.may_test(self, now):
             window = max(self.window, seconds * FEWEST)
-            most = TEST * window
             if self.test_from == inf and spent >= PROOF * window:
                 self.test_from = now
-            if spent >= most:
+            if spent < TEST * window:
+                most = TEST * window
+            else:
                 self.test_until = now
-                most = FIRST * self.window
+                self.crowd = in_flight
         if spent >= most:
             # Nobody is asked to look again sooner than a call's worth is there.
-            return now + max(spent - most, seconds)
+            until = now + max(spent - most, seconds)
+            passes_at = self.test_until + REFUSED_WITHIN
+            return passes_at if now < passes_at < until else until
         if seconds > 0.0:
             self.slack = self.skipped = int((FIRST * self.window - spent) / (SIZES * seconds))
             self.slack = self.skipped = max(0, self.slack)
@@ -105,21 +184,34 @@ class Opening:
     def pass_test(self) -> None:
         """Take in that a call of the test was answered: the window is no limit."""
         self.window = max(self.window, self.spent) * GROWTH
-        self.repeat_test()
+        self.end_test()
 
-    def repeat_test(self) -> None:
-        """Take in that a call of the test failed for another reason: it proved nothing."""
+    def end_test(self) -> None:
+        """Take in that a test is over; if it proved nothing, another may follow."""
         self.test_from = self.test_until = inf
+        self.answered = False
 
 
 class Openings:
     """Keeps the openings of a fleet, which its owners' model families bear."""
 
-    __slots__ = ("testing",)
+    __slots__ = ("_ways", "resumed", "testing")
 
     def __init__(self) -> None:
         #: How many tests are under way.
         self.testing = 0
+        #: Whose pause ended by what was learned of another.
+        self.resumed: list[Subject] = []
+        #: Of each provider's model, how it enforces its limits.
+        self._ways: dict[Subject, Way] = {}
+
+    def begin(self, family: Subject, provider: Subject, account: Account, now: float) -> None:
+        """Let an owner's model family be tested, unless there is nothing to be found out."""
+        if family.opening is None and is_tested(account):
+            way = self._ways.get(provider)
+            if way is None:
+                way = self._ways[provider] = Way()
+            family.opening = Opening(now, way)
 
     def take(self, family: Subject, account: Account, costs: Costs, now: float) -> float | None:
         """Count a grant; return until when the owner pauses from now on, if it does."""
@@ -127,12 +219,14 @@ class Openings:
         if opening is None:
             return None
         tested = opening.test_from < inf
-        until = opening.take(seconds_worth(account, costs), now)
+        until = opening.take(account.worth(costs), now, account.in_flight)
         if not tested and opening.test_from < inf:
             self.testing += 1
         if until <= now or family.pauses_until > -inf:
             return None
         family.pauses_until = until
+        if opening.test_from == inf and not opening.way.is_proven:
+            opening.way.held.append(family)
         return until
 
     def resume(self, family: Subject, at: float, now: float) -> bool:
@@ -148,29 +242,41 @@ class Openings:
             self._passed(family, opening)
         return True
 
-    def tested(self, family: Subject, granted_at: float, outcome: Outcome) -> bool:
+    def tested(self, grant: Grant, outcome: Outcome, now: float) -> bool:
         """Take in an answer; return whether the owner may be granted more at once.
 
         If a test was refused, the ledger knows by now what is let through: the opening is over.
         One that failed for another reason is repeated.
         """
+        family, account = grant.seat.family, grant.seat.account
         opening = family.opening
-        if opening is None or not opening.tests(granted_at):
+        if opening is None or opening.test_until == inf:
             return False
+        if opening.tests(grant.reserved_at):
+            if outcome.kind is Kind.RATE_LIMITED:
+                if any(bucket.burst is not None for bucket in account.buckets):
+                    opening.way.refused(now)
+                family.opening = None
+                return self._ended(family, opening)
+            if not outcome.ok:
+                return self._ended(family, opening)
+            opening.answered = True
+        if not opening.answered or account.in_flight > ON_THEIR_WAY * opening.crowd:
+            return False
+        self._passed(family, opening)
         family.pauses_until = -inf
-        if outcome.ok:
-            self._passed(family, opening)
-            return True
+        return True
+
+    def _ended(self, family: Subject, opening: Opening) -> bool:
         self.testing -= 1
-        if outcome.kind is Kind.RATE_LIMITED:
-            family.opening = None
-        else:
-            opening.repeat_test()
+        opening.end_test()
+        family.pauses_until = -inf
         return True
 
     def _passed(self, family: Subject, opening: Opening) -> None:
         self.testing -= 1
         opening.pass_test()
+        self.resumed += opening.way.passed()
         if opening.window > MINUTE:
             family.opening = None
 
@@ -181,14 +287,3 @@ def is_tested(account: Account) -> bool:
         bucket.metric is Metric.REQUESTS and bucket.period == MINUTE and bucket.limit < FEW
         for bucket in account.buckets
     )
-
-
-def seconds_worth(account: Account, costs: Costs) -> float:
-    """Return what a call takes of the account's scarcest limit per minute, in seconds."""
-    most = 0.0
-    for bucket in account.buckets:
-        if bucket.period == MINUTE:
-            seconds = costs[bucket.metric] / bucket.rate
-            if seconds > most:
-                most = seconds
-    return most

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from .._limits import Costs, Metric
 from .._usage import Demand
-from .ledger import Guard, Reservation, Short
+from .ledger import Account, Guard, Reservation, Short
 from .shares import Shares
 
 if TYPE_CHECKING:
@@ -149,11 +149,14 @@ class Lane:
         "route",
         "shares",
         "used",
+        "usual",
         "waiting",
     )
 
     def __init__(self, route: Route) -> None:
         self.route = route
+        #: What calls that wait cost, smoothed.
+        self.usual: list[float] = []
         self.shares = Shares()
         #: How many calls wait.
         self.waiting = 0
@@ -189,6 +192,13 @@ class Lane:
         ticket.waiting = True
         self.waiting += 1
         self.shares.add(ticket)
+        pairs = zip(ticket.costs, self.usual or ticket.costs, strict=True)
+        self.usual = [one + SMOOTHING * (cost - one) for cost, one in pairs]
+
+    def strain(self, account: Account, costs: Costs) -> float:
+        """Return how much more of an owner's scarcest limit a call takes than the usual one."""
+        usual = account.worth(self.usual)
+        return account.worth(costs) / usual if usual else 1.0
 
     def remove(self, ticket: Ticket) -> None:
         """Take a call out. It may be the head: then its guard goes too."""

@@ -11,12 +11,20 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from heapq import heappop, heappush
 from math import inf
+from typing import Final
 
 from .._keys import ApiKey
-from .._limits import Costs, Metric
+from .._limits import MINUTE, Costs, Metric
 from .frontier import MANY, Frontier, size_of
 from .health import State, Subject
 from .ledger import Account
+
+#: Seconds for each owner that what they hold together is kept.
+SUPPLY_KEPT_FOR: Final = 0.001
+
+
+#: By how much owners' tokens for each request must differ for it to matter who serves what.
+MIXED: Final = 1.1
 
 
 class Seat:
@@ -52,6 +60,14 @@ class Seat:
         )
 
     @property
+    def may_serve(self) -> bool:
+        """Whether an attempt may be made here soon, if it may not now."""
+        lost = (State.DEAD, State.PARKED)
+        return not any(subject.state in lost for subject in self.subjects) and any(
+            subject.state not in lost for _, subject in self.keys
+        )
+
+    @property
     def until(self) -> float:
         """The instant until which it is certainly not usable; infinite = not known, or for good.
 
@@ -81,6 +97,8 @@ class Route:
     __slots__ = (
         "_entries",
         "_frontiers",
+        "_has_slots",
+        "_is_mixed",
         "_resting",
         "holder",
         "kin",
@@ -101,6 +119,9 @@ class Route:
         self.kin: dict[str, list[Account]] = {}
         self.supply_at = -inf
         self.supply_cache: list[tuple[Metric, float, float]] = []
+        #: Some owner bounds how many calls are in flight; as of the same instant.
+        self._has_slots = False
+        self._is_mixed = False
         #: When seats that are not ready may be, the earliest first; entries may be out of date.
         self._resting: list[tuple[float, int, Seat]] = []
         self._entries = 0
@@ -187,15 +208,34 @@ class Route:
         return not self.ready and all(seat.is_dead for seat in self.seats.values())
 
     def supply(self, now: float) -> list[tuple[Metric, float, float]]:
-        """Return ``(metric, level, rate)`` of every limit that all ready owners have.
+        """Return ``(metric, level, rate)`` of every limit that all owners have which may serve.
 
-        What they hold together bounds how fast a backlog can go. Kept for a second, since it
-        costs a look at every bucket.
+        What they hold together bounds how fast a backlog can go; one that only rests is soon back.
+        Kept for a second, or for a millisecond an owner, since it costs a look at every bucket.
         """
-        if not 0 <= now - self.supply_at < 1.0:
+        if not 0 <= now - self.supply_at < max(1.0, SUPPLY_KEPT_FOR * len(self.seats)):
             self.supply_at = now
-            self.supply_cache = list(_supply(self.ready, now))
+            accounts = [seat.account for seat in self.seats.values() if seat.may_serve]
+            self.supply_cache = list(_supply(accounts, now))
+            self._has_slots = any(b.period is None for a in accounts for b in a.buckets)
+            self._is_mixed = len(accounts) < MANY and _is_mixed(accounts)
         return self.supply_cache
+
+    def is_mixed(self, now: float) -> bool:
+        """Whether its owners are few, and some have more tokens for each request than others."""
+        self.supply(now)
+        return self._is_mixed
+
+    def may_be_freed(self, costs: Costs, now: float) -> bool:
+        """Whether a usable owner would serve such a call at once if another's call ended.
+
+        Nobody knows when that is, so an instant at which some owner is ready isn't the earliest.
+        """
+        self.supply(now)
+        return self._has_slots and any(
+            account.ready_at(costs, now) == inf and account.too_large(costs) is None
+            for account in self.ready
+        )
 
     def price(self, costs: Sequence[float], now: float) -> float:
         """Return the seconds that all ready owners together need to earn some costs.
@@ -233,6 +273,16 @@ def _supply(accounts: list[Account], now: float) -> Iterable[tuple[Metric, float
     for kind, total in totals.items():
         if holders[kind] == len(accounts):
             yield total
+
+
+def _is_mixed(accounts: list[Account]) -> bool:
+    ratios = set()
+    for account in accounts:
+        rates = {b.metric: b.rate for b in account.buckets if b.period == MINUTE}
+        tokens, requests = rates.get(Metric.TOKENS), rates.get(Metric.REQUESTS)
+        if tokens is not None and requests is not None:
+            ratios.add(tokens / requests)
+    return bool(ratios) and max(ratios) > MIXED * min(ratios)
 
 
 def allows(key: ApiKey, model: str) -> bool:

@@ -36,7 +36,7 @@ from .health import (
 from .identity import Identities, Regrouping, regrouped
 from .ledger import Account, Answer, Away, Claim, Guard, Oversize, Reservation, Short
 from .ledger import State as Open
-from .opening import Opening, Openings, is_tested
+from .opening import LATE, REFUSED_WITHIN, Openings
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
 
@@ -49,6 +49,14 @@ BOOKS_FOR: Final = 300.0
 YIELDS_FOR: Final = 5.0
 #: Seconds of gain below which a sleeping head is not woken to sleep a little less.
 WORTH_WAKING: Final = 0.001
+
+
+#: How much more of one owner's scarcest limit than of another's a call may take, each against what
+#: the usual call takes, and seconds for which it then waits for the other, if that has as large a
+#: share left, or nearly.
+SUITS: Final = 1.1
+SUITS_WITHIN: Final = 2.0
+SUITS_SLACK: Final = 0.05
 
 
 class Reserve:
@@ -371,6 +379,8 @@ class Scheduler:
     def _claim(self, ticket: Ticket, now: float) -> Reserve:
         lane, frontier = ticket.lane, None
         ready = lane.route.ready_except(ticket.avoid | ticket.last)
+        if lane.waiting and lane.route.is_mixed(now):
+            ready = self._suited(ticket, ready, now)
         if self._keeps_frontiers and ready is lane.route.ready and not ticket.thorough:
             if now >= lane.expires_at:
                 lane.route.rest()  # what came back by expiring was told to nobody
@@ -392,6 +402,33 @@ class Scheduler:
                 if other.guard is not None and other.holds_back(ticket)
             )
         return Reserve(ticket, Claim(ranking, ticket.costs, guards), frontier, ready)
+
+    @staticmethod
+    def _suited(ticket: Ticket, ready: list[Account], now: float) -> list[Account]:
+        """Return the ready owners, less those that suit a call worse than one that is soon ready.
+
+        A fleet may be short of requests at one owner and of tokens at another. If each took what
+        comes first, both would be left with much of what they aren't short of. So a call waits for
+        the owner of which it takes less, if that one has as large a share left.
+        """
+        lane, costs = ticket.lane, ticket.costs
+        others = []
+        for seat in lane.route.seats.values():
+            account, pauses_until = seat.account, seat.family.pauses_until
+            at = account.ready_at(costs, now)
+            if pauses_until > -inf:
+                at = max(at, pauses_until)
+            elif seat.position < 0:
+                continue
+            if now < at < min(now + SUITS_WITHIN, ticket.gives_up_at):
+                strain = lane.strain(account, costs)
+                others.append((SUITS * strain, account.headroom(costs, now) + SUITS_SLACK))
+
+        def suits(account: Account) -> bool:
+            strain, headroom = lane.strain(account, costs), account.headroom(costs, now)
+            return not any(less < strain and headroom < most for less, most in others)
+
+        return [account for account in ready if suits(account)] if others else ready
 
     def _shared_claim(self, ticket: Ticket, ranking: Iterable[Account], now: float) -> Claim:
         """Only the head's claim may book: one call of a lane, and of a process, at a time."""
@@ -496,7 +533,11 @@ class Scheduler:
         lane.guard = None
         if answer.account is not None and answer.ready_at <= ready_at:
             lane.guard = Guard(answer.account, ticket.costs, answer.ready_at)
-        if lane.route.is_hopeless or (ticket.gives_up_at < ready_at < inf and answer.away is None):
+        if lane.route.is_hopeless or (
+            ticket.gives_up_at < ready_at < inf
+            and answer.away is None
+            and not lane.route.may_be_freed(ticket.costs, now)
+        ):
             self._fail(ticket, self._too_late(ticket, now))
             return
         if answer.away is not None:  # nor does anybody else fit
@@ -517,7 +558,11 @@ class Scheduler:
             raise self._too_late(ticket, now)
         eta = self._eta(ticket, now)
         is_away = ticket.short is not None and ticket.short.away is not None
-        if ticket.gives_up_at < now + eta < inf and not is_away:
+        if (
+            ticket.gives_up_at < now + eta < inf
+            and not is_away
+            and not lane.route.may_be_freed(ticket.costs, now)
+        ):
             raise self._too_late(ticket, now, eta)
         places = self._max_waiting
         if self.waiting >= places and not (
@@ -593,8 +638,7 @@ class Scheduler:
         subject = key[1]
         if not subject.proven:
             self._try_out(subject, now)
-            if seat.family.opening is None and is_tested(seat.account):
-                seat.family.opening = Opening(now)
+            self._openings.begin(seat.family, seat.subjects[2], seat.account, now)
         opening = seat.family.opening
         if opening is not None:
             opening.slack -= 1
@@ -695,10 +739,9 @@ class Scheduler:
             self.prove(grant.key_subject)
         if self._ailing or self._suspects:
             self._clear(grant, outcome, now)
-        if self._openings.testing and self._openings.tested(
-            grant.seat.family, grant.reserved_at, outcome
-        ):
+        if self._openings.testing and self._openings.tested(grant, outcome, now):
             self._refresh(grant.seat.family)
+            self._resume()
 
     def _clear(self, grant: Grant, outcome: Outcome, now: float) -> None:
         """End the probe that an attempt was, and forget the faults that its answer disproves."""
@@ -784,9 +827,29 @@ class Scheduler:
                 self._end_rest(subject, now)
         while self._trials and self._trials[0][0] <= now:
             at, _, subject = heappop(self._trials)
+            if self.waiting and now - at > LATE:  # so late, what was refused may not be read yet
+                self._rearm(subject, at, now)
+                continue
             if not self._openings.resume(subject, at, now):
                 subject.allowed *= TRIAL_GROWTH
             self._refresh(subject)
+            self._resume()
+
+    def _resume(self) -> None:
+        """Let owners go on whose pause ended by what another's test proved."""
+        while self._openings.resumed:
+            self._refresh(self._openings.resumed.pop())
+
+    def _rearm(self, subject: Subject, at: float, now: float) -> None:
+        """Look again at a key on trial, or an owner that pauses, once the client has caught up."""
+        until = now + REFUSED_WITHIN
+        if subject.pauses_until > -inf:
+            if subject.pauses_until != at:
+                return
+            subject.pauses_until = until
+        self._number += 1
+        heappush(self._trials, (until, self._number, subject))
+        self._refresh(subject)
 
     def _end_rest(self, subject: Subject, now: float) -> None:
         if not self._asks or subject.state is State.ASKING:

@@ -24,6 +24,9 @@
 local BUCKET = '>ddddddddddddddddddddddddd'
 local MARGIN = 0.25 -- seconds of refill
 local LEAST_MARGIN = 0.02 -- the same, of what a quick answer told
+local REQUESTS = 0 -- the metric of requests
+local WARY_LEAD = 1.5 -- requests, but no more than are refilled in
+local WARY_SECONDS = 2
 local WARY_FOR = 60000000 -- microseconds after a refusal
 local PRICED = { [1] = true, [2] = true, [3] = true } -- metrics that a formula estimates: tokens
 local LOWEST, HIGHEST = 1 / 8, 8 -- price
@@ -140,6 +143,13 @@ local function correct(b, change)
   local before = b.level
   give_back(b, change)
   b.corrected = b.corrected + b.level - before
+end
+
+-- Returns by how much it is at least after a refusal.
+local function wary_lead(b)
+  if b.metric ~= REQUESTS or b.gain <= 0 then return 0 end
+  local most = min(floor(WARY_LEAD * b.scale), b.capacity)
+  return min(most, floor(WARY_SECONDS * 1e6 * b.gain / b.period))
 end
 
 -- Returns by how much the provider's bucket is above ours when both are full.

@@ -264,7 +264,9 @@ local function anchor(b, told, mark, flew_for, upward)
   local level = floor(told / b.price * b.scale)
   if level > b.capacity + lead + 1 then return end -- that isn't the one that binds; 1: rounding
   local spare = MARGIN * 1e6 - (flew_for + LEAST_MARGIN * 1e6)
-  if spare > 0 and b.at >= b.wary_until and b.gain > 0 then
+  if b.at < b.wary_until then
+    lead = max(lead, wary_lead(b))
+  elseif spare > 0 and b.gain > 0 then
     lead = max(0, lead - floor(spare * b.gain / b.period))
   end
   local wrong = level - lead - floor(mark.level * b.scale)
@@ -346,7 +348,8 @@ local function refuse(a, r, text, position, flew_for)
   if b.gain > 0 then
     b.wary_until = b.at + WARY_FOR
     local need = min(amount_of(b, requested / b.price), b.capacity)
-    local level = floor(need - b.gain * (after + MARGIN * 1e6) / b.period)
+    local lead = max(b.gain * MARGIN * 1e6 / b.period, wary_lead(b))
+    local level = floor(need - b.gain * after / b.period - lead)
     if level < b.level then correct(b, level - b.level) end
   end
   touch(b)
