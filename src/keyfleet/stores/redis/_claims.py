@@ -28,6 +28,8 @@ from ._away import Absence
 from ._books import Books, Step
 from ._companion import Companion
 from ._server import Lost, Reply, Unready
+from ._shares import Shares
+from ._view import Portion
 
 #: Seconds after which a call that waits for a slot asks again, in case a message was lost.
 ASKS_AGAIN_AFTER: Final = 5.0
@@ -49,6 +51,7 @@ class Claims:
         clock: what tells this process's time.
         by_owner: the server is a cluster: owners are asked one after the other.
         waits_out: calls wait for a server that is away.
+        shares: what calls may take without asking; ``None`` = nothing.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Claims:
         clock: Clock,
         by_owner: bool,
         waits_out: bool,
+        shares: Shares | None,
     ) -> None:
         self._books = books
         self._lock = books.lock
@@ -69,10 +73,18 @@ class Claims:
         self._clock = clock
         self._by_owner = by_owner
         self._waits_out = waits_out
+        self._shares = shares
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
         self._waits = False
         self._booked_until = -inf
+
+    def at_once(self, claim: Claim, now: float) -> Reservation | None:
+        """Grant a claim without asking the server; ``None`` = it must be asked."""
+        if self._shares is None or claim.held is not None or claim.dropped is not None:
+            return None
+        with self._lock:
+            return self._shares.grant(claim, now)
 
     def talk(self, claim: Claim) -> Talk:
         """Claim; what a driver does is to carry the steps over and back."""
@@ -92,10 +104,11 @@ class Claims:
                 if absent is not None:
                     self._exchange(held, kept=True)
                     return absent
-            if not self._by_owner:
-                answer = yield from self._ask(accounts, claim, claim.books_for, held)
-            else:
-                answer = yield from self._ask_each(accounts, claim, held)
+            answer: Answer | None = None
+            if self._shares is not None:
+                answer = yield from self._ask_sparing(self._shares, accounts, claim, held)
+            if answer is None:
+                answer = yield from self._ask_all(accounts, claim, held)
         except BaseException as error:  # also cancellation: no booking is left half exchanged
             lost = not isinstance(error, StoreError) or isinstance(error, Lost)
             if lost and held is not None:  # it may be exchanged or not: neither is used
@@ -150,6 +163,39 @@ class Claims:
         if kept and settlement is not None:
             self.settle(settlement, self._clock.now())
 
+    def _ask_sparing(
+        self, shares: Shares, accounts: list[Account], claim: Claim, held: Reservation | None
+    ) -> Generator[Step, Reply, Reservation | None]:
+        """Ask for as much as this process's shares don't cover; ``None`` = nothing fits.
+
+        Who is short has no share left: each of the owners concerned has then been given back.
+        """
+        patient = Claim(accounts, claim.costs)  # but books nothing
+        owners = {account.organization for account in accounts}
+        with self._lock:
+            now = self._clock.now()
+            first = shares.before(accounts, claim.costs, now)
+            if first is None and not shares.holds(owners):
+                return None
+            ahead = [a for a in accounts[:first] if a.ready_at(claim.costs, now) <= now]
+        answer: Answer | None = None
+        if ahead:
+            answer = yield from self._ask_all(ahead, patient, None)
+        with self._lock:
+            if not isinstance(answer, Reservation):
+                patient.accounts = accounts[first:] if first is not None else []
+                answer = shares.grant(patient, self._clock.now())
+            if answer is None:
+                shares.give_back(owners)
+        if answer is not None and held is not None:
+            self._take_back(held)
+        return answer
+
+    def _ask_all(self, accounts: list[Account], claim: Claim, held: Reservation | None) -> Talk:
+        if self._by_owner:
+            return self._ask_each(accounts, claim, held)
+        return self._ask(accounts, claim, claim.books_for, held)
+
     def _ask_each(self, accounts: list[Account], claim: Claim, held: Reservation | None) -> Talk:
         """Ask a cluster, where an organization is one slot: one after the other, then the best."""
         best: Short | None = None
@@ -188,9 +234,32 @@ class Claims:
     def _ask(
         self, accounts: list[Account], claim: Claim, books_for: float, held: Reservation | None
     ) -> Talk:
-        create = again = False
         with self._lock:
             number = self._books.next_number()
+            wants = self._want(accounts, claim)
+        asked = accounts
+        try:
+            return (yield from self._converse(accounts, claim, books_for, held, number, wants))
+        finally:
+            if self._shares is not None:
+                with self._lock:
+                    self._shares.asked(asked)
+
+    def _want(self, accounts: list[Account], claim: Claim) -> list[bytes]:
+        if self._shares is None:
+            return []
+        return self._shares.want(accounts, claim.costs, self._clock.now())
+
+    def _converse(
+        self,
+        accounts: list[Account],
+        claim: Claim,
+        books_for: float,
+        held: Reservation | None,
+        number: int,
+        wants: list[bytes],
+    ) -> Talk:
+        create = again = False
         for _ in range(TURNS):
             if not accounts:
                 return Short(None, inf)
@@ -207,10 +276,18 @@ class Claims:
                     horizon=wire.microseconds(books_for) if books_for > 0 else -1,
                     waits=waits and books_for > 0,
                     waited=self._waits,
+                    lends_for=self._shares.lends_for if self._shares and wants else 0,
+                    fraction=self._shares.fraction if self._shares and wants else 0,
                     costs=claim.costs,
                 )
                 step = self._books.step(
-                    header, group, accounts=accounts, batch=batch, number=number, held=held
+                    header,
+                    group,
+                    accounts=accounts,
+                    wants=wants,
+                    batch=batch,
+                    number=number,
+                    held=held,
                 )
             sent_at = self._clock.now()
             try:
@@ -239,7 +316,7 @@ class Claims:
             if reply.what == wire.MOVED:
                 with self._lock:
                     self._view.merge(accounts[reply.which].organization, reply.name, now)
-                    accounts = self._view.resolved(accounts, now)
+                    accounts, wants = self._view.resolved(accounts, now), []
             elif reply.what == wire.MISSING:
                 create = True
             else:
@@ -268,6 +345,9 @@ class Claims:
         if reply.what == wire.GRANTED and account is not None:
             self._waits = False
             reservation = self._view.granted(account, claim.costs, marks, number, reply, sent_at)
+            if self._shares is not None and reply.lent > 0:
+                self._shares.lent(reservation, reply, sent_at)
+                self._companion.nudge(soon=False)
             if reply.after <= 0:
                 return reservation
             reservation.starts_at = now + reply.after
@@ -313,6 +393,10 @@ class Claims:
                 return False
             if settlement.used is None and not settlement.readings and settlement.outcome is None:
                 return False
+            if self._shares is not None and type(reservation) is Portion:
+                freed = self._shares.settle(settlement, now)
+                if freed is not None:
+                    return freed
             self._books.put(settlement, now)
             freed = self._view.take_in(settlement, now)
             soon = freed or settlement.outcome is not None or now > self._booked_until

@@ -151,6 +151,8 @@ class Health:
         self._fingerprints: dict[str, str] = {}
         self._key_ids: dict[str, str] = {}
         self._outgoing: list[Told] = []
+        #: How many processes of the fleet are there, as of the last exchange.
+        self.processes = 1
         self._known = -1
         self._versions: dict[str, int] = {}
         self._probing: dict[str, News] = {}
@@ -283,9 +285,9 @@ class Health:
     def _end(self, raw: Replies, sent: list[Told]) -> bool:
         """Take in an answer; return whether there was any news."""
         process = self._process()
-        version, count = int(raw[0]), int(raw[1])
-        stands = [read_record(packed) for packed in raw[2 : 2 + count]]
-        rest = raw[2 + count :]
+        version, alive, count = (int(number) for number in raw[:3])
+        stands = [read_record(packed) for packed in raw[3 : 3 + count]]
+        rest = raw[3 + count :]
         records: list[tuple[str, Record | None]] = [
             (name.decode(), read_record(packed))
             for name, packed in zip(rest[::2], rest[1::2], strict=True)
@@ -300,6 +302,7 @@ class Health:
         with self._lock:
             pending = {one.subject for one in self._outgoing}
             self._known = version
+            self.processes = max(1, alive)
             for subject, record in sorted(records, key=lambda one: one[1].version if one[1] else 0):
                 if record is None or record.by == process:
                     continue
