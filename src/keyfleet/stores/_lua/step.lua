@@ -311,7 +311,7 @@ end
 -- Settlements
 
 local freed, settling = {}, 0
-local SHARE = 2 -- what has ended: a share; if `expired`, one that nobody knows of
+local SHARE = 3 -- what ends is a share; if `expired`, one of which nobody has heard
 
 -- Makes the bucket of a limit that an answer told and nobody knew.
 local function learn_new(a, name, reading, mine, flew_for)

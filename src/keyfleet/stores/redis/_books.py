@@ -25,6 +25,8 @@ KEEP: Final = 60.0
 
 #: The keys and arguments of one run of a script.
 Step = tuple[list[str], list[Part]]
+#: What a claim wants of its accounts to be lent, in each metric; nothing = no share.
+Wants = dict[Account, list[float]]
 
 
 class Books:
@@ -112,14 +114,14 @@ class Books:
         group: str,
         *,
         accounts: Iterable[Account] = (),
-        wants: Iterable[bytes] = (),
+        wants: Wants | None = None,
         batch: Batch | None = None,
         number: int = 0,
         held: Reservation | None = None,
     ) -> Step:
         """Return a step: a claim on accounts, under a number, and the batch that rides along.
 
-        `wants`: for each account the share that is wanted of it, if the header tells terms.
+        `wants`: the shares that are wanted of them, if the header says for how long.
         """
         self.steps += 1
         accounts = list(accounts)
@@ -135,7 +137,8 @@ class Books:
         if header.create:
             now = self._clock.now()
             parts += [self.view.hints(account, now) for account in accounts]
-        parts += wants
+        if header.lends_for:
+            parts += [wire.want((wants or {}).get(account, ())) for account in accounts]
         for ending in batch.endings if batch is not None else ():
             keys.append(self.view.prefix(ending.organization))
             parts += [ending.reservation_id, ending.numbers, ending.blob]

@@ -25,7 +25,7 @@ from ..._core.ledger import (
 from ...errors import StoreError
 from . import _wire as wire
 from ._away import Absence
-from ._books import Books, Step
+from ._books import Books, Step, Wants
 from ._companion import Companion
 from ._server import Lost, Reply, Unready
 from ._shares import Shares
@@ -236,19 +236,15 @@ class Claims:
     ) -> Talk:
         with self._lock:
             number = self._books.next_number()
-            wants = self._want(accounts, claim)
-        asked = accounts
+            wants: Wants = {}
+            if self._shares is not None:
+                wants = self._shares.want(accounts, claim.costs, self._clock.now())
         try:
             return (yield from self._converse(accounts, claim, books_for, held, number, wants))
         finally:
             if self._shares is not None:
                 with self._lock:
-                    self._shares.asked(asked)
-
-    def _want(self, accounts: list[Account], claim: Claim) -> list[bytes]:
-        if self._shares is None:
-            return []
-        return self._shares.want(accounts, claim.costs, self._clock.now())
+                    self._shares.asked(wants)
 
     def _converse(
         self,
@@ -257,7 +253,7 @@ class Claims:
         books_for: float,
         held: Reservation | None,
         number: int,
-        wants: list[bytes],
+        wants: Wants,
     ) -> Talk:
         create = again = False
         for _ in range(TURNS):
@@ -265,6 +261,7 @@ class Claims:
                 return Short(None, inf)
             group = self._books.group(accounts[0].organization)
             waits = self._companion.listening.is_set()
+            lender = self._shares if any(wants.values()) else None
             with self._lock:
                 batch = self._books.buffer.begin(group)
                 header = self._books.header(
@@ -276,8 +273,8 @@ class Claims:
                     horizon=wire.microseconds(books_for) if books_for > 0 else -1,
                     waits=waits and books_for > 0,
                     waited=self._waits,
-                    lends_for=self._shares.lends_for if self._shares and wants else 0,
-                    fraction=self._shares.fraction if self._shares and wants else 0,
+                    lends_for=lender.lends_for if lender is not None else 0,
+                    fraction=lender.fraction if lender is not None else 0,
                     costs=claim.costs,
                 )
                 step = self._books.step(
@@ -316,12 +313,12 @@ class Claims:
             if reply.what == wire.MOVED:
                 with self._lock:
                     self._view.merge(accounts[reply.which].organization, reply.name, now)
-                    accounts, wants = self._view.resolved(accounts, now), []
+                    accounts, wants = self._view.resolved(accounts, now), {}
             elif reply.what == wire.MISSING:
                 create = True
             else:
                 with self._lock:
-                    return self._answer(accounts, claim, reply, number, held, sent_at, now)
+                    return self._answer(accounts, claim, reply, number, held, wants, sent_at, now)
         raise StoreError("Redis gave no answer to a claim: is something else writing to its keys?")
 
     def _answer(
@@ -331,6 +328,7 @@ class Claims:
         reply: wire.Reply,
         number: int,
         held: Reservation | None,
+        wants: Wants,
         sent_at: float,
         now: float,
     ) -> Answer:
@@ -346,7 +344,7 @@ class Claims:
             self._waits = False
             reservation = self._view.granted(account, claim.costs, marks, number, reply, sent_at)
             if self._shares is not None and reply.lent > 0:
-                self._shares.lent(reservation, reply, sent_at)
+                self._shares.lent(reservation, wants, reply, sent_at)
                 self._companion.nudge(soon=False)
             if reply.after <= 0:
                 return reservation

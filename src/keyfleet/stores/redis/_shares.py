@@ -24,7 +24,7 @@ Calls in flight are not lent: an account with a limit that doesn't refill is ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from os import getpid
 from typing import Final
@@ -35,7 +35,7 @@ from ..._core.ledger import Account, Claim, Reservation, Settlement, State
 from ..._limits import Costs
 from ...errors import ConfigError
 from . import _wire as wire
-from ._books import Books
+from ._books import Books, Wants
 from ._view import Portion
 
 #: Seconds after a share's end for which the server still takes it for lent: a return within them
@@ -154,8 +154,8 @@ class Shares:
         self._of: dict[Account, Share] = {}
         #: What is to be wanted next of accounts whose share is over.
         self._paces: dict[Account, list[float]] = {}
-        #: What is wanted of the accounts for which a claim is on its way.
-        self._wanted: dict[Account, list[float]] = {}
+        #: Accounts of which a claim on its way wants a share: one at a time.
+        self._asking: set[Account] = set()
         self._told_at: dict[Account, float] = {}
         self._processes = processes
 
@@ -245,48 +245,46 @@ class Shares:
 
     # Borrowing
 
-    def want(self, accounts: Sequence[Account], costs: Costs, now: float) -> list[bytes]:
-        """Return the share that is wanted of each account, ``b""`` = none; empty = of none.
+    def want(self, accounts: Sequence[Account], costs: Costs, now: float) -> Wants:
+        """Return what a claim on these accounts wants of each, for `asked` to end it.
 
-        Shares that can't serve such a call are given back with it. One claim at a time asks for an
-        account's; `asked` ends that.
+        Shares that can't serve such a call are given back with it.
         """
-        wants = [self._want(account, costs, now) for account in accounts]
-        return wants if any(wants) else []
+        wants = {account: self._want(account, costs, now) for account in accounts}
+        self._asking.update(account for account, amounts in wants.items() if amounts)
+        return wants
 
-    def _want(self, account: Account, costs: Costs, now: float) -> bytes:
-        if account in self._wanted:
-            return b""
+    def _want(self, account: Account, costs: Costs, now: float) -> list[float]:
+        if account in self._asking:
+            return []
         share = self._of.get(account)
         if share is not None:
             if share.fits(costs, now):
-                return b""
+                return []
             self._end(share, now)
         if not account.buckets or any(bucket.period is None for bucket in account.buckets):
-            return b""
+            return []
         pace = self._paces.pop(account, wire.UNUSED)
-        amounts = [max(FIRST * cost, SPARE * used) for cost, used in zip(costs, pace, strict=True)]
-        self._wanted[account] = amounts
-        return wire.want(amounts)
+        return [max(FIRST * cost, SPARE * used) for cost, used in zip(costs, pace, strict=True)]
 
-    def asked(self, accounts: Iterable[Account]) -> None:
-        """Others may ask for these accounts' shares again."""
-        for account in accounts:
-            self._wanted.pop(account, None)
+    def asked(self, wants: Wants) -> None:
+        """Let other claims want shares of these accounts again."""
+        self._asking.difference_update(account for account, amounts in wants.items() if amounts)
 
     @property
     def fraction(self) -> float:
         """Which part of what there is the server may lend."""
         return AT_MOST / self._processes()
 
-    def lent(self, reservation: Reservation, reply: wire.Reply, sent_at: float) -> None:
+    def lent(
+        self, reservation: Reservation, wants: Wants, reply: wire.Reply, sent_at: float
+    ) -> None:
         """Take in the share that was lent along with a reservation."""
         account = reservation.account
-        wanted = self._wanted[account]
         self._of[account] = Share(
             account,
             reservation,
-            [int(amount * reply.lent * 1e6) / 1e6 for amount in wanted],
+            [int(amount * reply.lent * 1e6) / 1e6 for amount in wants[account]],
             since=sent_at,
             lasts_for=self._lasts_for,
             lent_at=reply.lent_at,
@@ -335,4 +333,4 @@ class Shares:
         """Leave to the parent what it was lent."""
         self._pid = getpid()
         self._of.clear()
-        self._wanted.clear()
+        self._asking.clear()

@@ -80,7 +80,7 @@ class RedisStore:
         self._lock = self._books.lock
         self._view = self._books.view
         self._shares = shares_of(
-            self._books, share_for, self._clock, lambda: self._health.processes
+            self._books, share_for, self._clock, lambda: self._health.size or 1
         )
         self._companion = Companion(self._flushed, self._subscribe, self._heard, self._due)
         self._claims = Claims(

@@ -50,7 +50,7 @@ _DOUBLE: Final = Struct(">d")
 #: (-1 = none is proven), price.
 VIEW: Final = Struct(">10d")
 #: What an ending ends: nothing, a reservation, a share.
-_NOTHING, _RESERVATION, _SHARE = range(3)
+_NOTHING, _RESERVATION, _SHARE = 0, 1, 3
 _NO_MARK: Final = (0, 0.0, 0.0, 0.0, 0.0)
 UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
@@ -209,7 +209,7 @@ def share_ending(
 
 def want(amounts: Sequence[float]) -> bytes:
     """Return the share that is wanted of an account."""
-    return _WANT.pack(*amounts)
+    return _WANT.pack(*amounts) if amounts else b""
 
 
 def _reading(reservation: Reservation, reading: Reading) -> bytes:
