@@ -96,6 +96,32 @@ def test_processes_together_use_the_whole_quota_and_no_more(server: TestServer) 
     assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 10
 
 
+def test_processes_with_shares_go_over_nothing_though_some_are_killed(server: TestServer) -> None:
+    """What the dead were lent is lost once; the others go on with the whole quota."""
+    rps = 200.0
+    order = {"limits": {"rps": rps}, "tasks": 5, "share_for": 0.5}
+    with fleet(server, 3, seconds=7.0, **order) as processes:
+        time.sleep(2.0)
+        processes[0].popen.kill()
+        killed_at = time.time()
+        reports = [process.hear() for process in processes[1:]]
+    times = admitted(reports)
+    assert most_beyond(times, rps, 1.0) < 1  # the killed one's are not known, and came on top
+    late = [at for at in times if at > killed_at + 3.0]  # what it was lent is taken for lost by then
+    assert len(late) >= 0.7 * rps * (times[-1] - killed_at - 3.0)
+    assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 10
+
+
+def test_processes_with_shares_use_the_whole_quota_and_ask_less(server: TestServer) -> None:
+    order = {"limits": {"tpm": 60_000}, "tokens": 100, "used": 60, "share_for": 0.5}
+    with fleet(server, 3, seconds=4.0, tasks=5, **order) as processes:
+        reports = [process.hear() for process in processes]
+    times = admitted(reports)
+    assert most_beyond(times, 60_000, 60.0, cost=60.0) < 60
+    # Many find the bucket full, and few must ask.
+    assert sum(report["steps"] for report in reports) <= 0.8 * len(times) + 10
+
+
 def test_equal_processes_get_equal_shares_once_it_is_scarce(server: TestServer) -> None:
     with fleet(server, 3, seconds=4.0, tasks=5, limits={"rpm": 600, "rps": 20}) as processes:
         reports = [process.hear() for process in processes]

@@ -179,6 +179,33 @@ def test_processes_with_shares_take_no_more_than_there_is(
         fleet.close()
 
 
+def test_a_full_bucket_gains_nothing_for_what_is_lent(server: TestServer) -> None:
+    """The provider's is full too: it will not hold more than its limit when the share is spent."""
+    fleet = Fleet(server, Limits(rps=1000))
+    first, second = fleet.process(), fleet.process()
+    provider = Provider(1000, 1.0, fleet.clock.now())
+
+    def spend(store: RedisStore, most: int) -> None:
+        for _ in range(most):
+            if not isinstance(fleet.ask(store, costs=tokens(0)), Reservation):
+                break
+            assert provider.charge(1, fleet.clock.now()) >= -1e-6
+
+    for _ in range(10):  # at a pace that makes shares grow
+        spend(first, 100)
+        fleet.clock.advance(0.2)
+    first.flush()
+    fleet.clock.advance(1.0)
+    spend(first, 3)
+    assert first._shares is not None
+    lent = sum(share.left[Metric.REQUESTS] for share in first._shares._of.values())
+    assert lent > 250, "more than the margin, or else it proves nothing"
+    fleet.clock.advance(0.7)  # both are full again
+    spend(second, 1000)
+    spend(first, 1000)
+    fleet.close()
+
+
 def test_calls_that_follow_each_other_ask_once_in_a_while(fleet: Fleet) -> None:
     store = fleet.process()
     for _ in range(1000):
@@ -419,7 +446,7 @@ def test_a_share_whose_loan_was_not_heard_of_comes_back(fleet: Fleet) -> None:
             raise Lost("cut off")
         return answer
 
-    store._server.step = cut  # type: ignore[method-assign]
+    store._server.step = cut  # type: ignore[method-assign, assignment]
     for losses, calls in ((1, 2), (2, 2)):
         lost.clear()
         answer = fleet.ask(store, costs=tokens(10))
