@@ -98,7 +98,7 @@ def test_processes_together_use_the_whole_quota_and_no_more(server: TestServer) 
 
 def test_processes_with_shares_go_over_nothing_though_some_are_killed(server: TestServer) -> None:
     """What the dead were lent is lost once; the others go on with the whole quota."""
-    rps = 200.0
+    rps = 60.0
     order = {"limits": {"rps": rps}, "tasks": 5, "share_for": 0.5}
     with fleet(server, 3, seconds=7.0, **order) as processes:
         time.sleep(2.0)
@@ -107,8 +107,8 @@ def test_processes_with_shares_go_over_nothing_though_some_are_killed(server: Te
         reports = [process.hear() for process in processes[1:]]
     times = admitted(reports)
     assert most_beyond(times, rps, 1.0) < 1  # the killed one's are not known, and came on top
-    late = [at for at in times if at > killed_at + 3.0]  # what it was lent is taken for lost by then
-    assert len(late) >= 0.7 * rps * (times[-1] - killed_at - 3.0)
+    late = [at for at in times if at > killed_at + 3.0]  # what it was lent is given up by then
+    assert len(late) >= 0.6 * rps * (times[-1] - killed_at - 3.0)
     assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 10
 
 
