@@ -29,6 +29,7 @@ local RECORD = '>BBdddddddddsss'
 local VIEW = '>dddddddddd'
 local WINDOW = 1 -- seconds in which a limit is enforced that isn't by its period
 local ROUNDED = 1 -- seconds: a delay is told in whole ones, rounded up
+local TURN = 250000 -- microseconds for which a process goes on with the slots that it gives back
 local AT_ONCE = 32 -- how many due reservations one step takes care of
 
 -- Accounts: an owner's buckets for a family, those it finds and those that are configured
@@ -127,6 +128,9 @@ local function answer(r, b)
   if r.answered == 0 then b.pending = max(0, b.pending - amount_of(b, r.costs[b.metric])) end
 end
 
+-- Buckets of slots in which some came free in this step, by their organization's prefix.
+local with_slots = {}
+
 -- Wakes as many of the processes that wait as there are slots. Who doesn't listen has gone.
 local function tell_waiting(base, b)
   local free = floor(b.level / b.scale)
@@ -134,9 +138,7 @@ local function tell_waiting(base, b)
   while told < free do
     local waiting = call('ZRANGE', key, told, told)[1]
     if not waiting then return end
-    if waiting == process and candidates > 0 then
-      told = told + 1
-    elseif call('PUBLISH', KEYS[#KEYS] .. 'w:' .. waiting, base) > 0 then
+    if call('PUBLISH', KEYS[#KEYS] .. 'w:' .. waiting, base) > 0 then
       told = told + 1
     else
       call('ZREM', key, waiting)
@@ -152,7 +154,7 @@ local function return_all(r)
     give_back(b, back)
     b.returned = b.returned + back
     touch(b)
-    if b.metric == SLOTS then tell_waiting(r.base, b) end
+    if b.metric == SLOTS then with_slots[r.base] = b end
   end
 end
 
@@ -477,7 +479,7 @@ local function settle(base, id, text, blob)
         b.returned = b.returned + back
       end
       touch(b)
-      if back > 0 and b.metric == SLOTS then tell_waiting(base, b) end
+      if back > 0 and b.metric == SLOTS then with_slots[base] = b end
     end
     if r then delete(r) end
   end
@@ -488,6 +490,15 @@ end
 -- The claim
 
 local GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = 0, 1, 2, 3, 4, 5
+
+-- Whether this process may take the slot that it gives back in this step, though others wait: until
+-- the first of them has waited for a turn. Else each slot would take two steps, one to free it and
+-- one to take it.
+local function goes_on(base)
+  if not with_slots[base] then return false end
+  local first = call('ZRANGE', base .. 'w', 0, 0, 'WITHSCORES')
+  return not first[2] or now - first[2] < TURN
+end
 
 local function wait_of(a)
   local after, never = max(0, a.not_before - now), nil
@@ -500,7 +511,9 @@ local function wait_of(a)
       if b.metric == SLOTS and longer == 0 and waits == 1 then
         -- Who came before gets the free slots first.
         local rank = call('ZRANK', a.base .. 'w', process) or call('ZCARD', a.base .. 'w')
-        if b.level < amount_of(b, cost) + rank * b.scale then longer = FOREVER end
+        if b.level < amount_of(b, cost) + rank * b.scale and not goes_on(a.base) then
+          longer = FOREVER
+        end
       end
       if longer > after then after = longer end
     end
@@ -510,14 +523,15 @@ end
 
 local seen = {} -- the accounts that were looked at, for the answer
 
-local function stop_waiting()
-  for i = 1, candidates do call('ZREM', KEYS[i] .. 'w', process) end
+-- Others of this process may wait on: behind all that wait now.
+local function go_to_the_back()
+  for i = 1, candidates do call('ZADD', KEYS[i] .. 'w', 'XX', now, process) end
 end
 
 local lent = 0
 
 local function granted(i, after)
-  if waited == 1 then stop_waiting() end
+  if waited == 1 then go_to_the_back() end
   return GRANTED, i, after, ''
 end
 
@@ -617,9 +631,10 @@ if waited == 1 and candidates == 0 then -- nobody waits here any more: the next 
   local wide = hash(base)
   for _, name_of_slots in ipairs(wide.names) do
     local b = bucket(wide, name_of_slots)
-    if b.metric == SLOTS then tell_waiting(base, b) end
+    if b.metric == SLOTS then with_slots[base] = b end
   end
 end
+for base, b in pairs(with_slots) do tell_waiting(base, b) end
 save()
 
 local expires_after = what == SHORT and next_expiry() or 0

@@ -76,15 +76,43 @@ class Claims:
         self._shares = shares
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
+        #: Whether this process stands among those that wait for slots of some owner.
         self._waits = False
+        #: Of which owners' keys it is told, until when: by then it asks again, in case a message was
+        #: lost.
+        self._told_of: dict[str, float] = {}
         self._booked_until = -inf
 
-    def at_once(self, claim: Claim, now: float) -> Reservation | None:
-        """Grant a claim without asking the server; ``None`` = it must be asked."""
-        if self._shares is None or claim.held is not None or claim.dropped is not None:
+    def at_once(self, claim: Claim, now: float) -> Reservation | Short | None:
+        """Answer a claim without asking the server; ``None`` = it must be asked."""
+        if claim.held is not None or claim.dropped is not None:
             return None
         with self._lock:
-            return self._shares.grant(claim, now)
+            if self._shares is not None:
+                granted = self._shares.grant(claim, now)
+                if granted is not None:
+                    return granted
+            return self._waits_on(claim, now) if self._told_of else None
+
+    def _waits_on(self, claim: Claim, now: float) -> Short | None:
+        """Answer who waits for a slot behind others of this process: it will be told of one."""
+        if not claim.books_for > 0 or not self._companion.listening.is_set():
+            return None
+        until, first = inf, None
+        for account in claim.accounts:
+            told_until = self._told_of.get(self._view.know(account).prefix, -inf)
+            if told_until <= now or account.ready_at(claim.costs, now) < inf:
+                return None
+            if account.too_large(claim.costs) is not None:
+                return None
+            until, first = min(until, told_until), first or account
+        return Short(first, inf, until) if first is not None else None
+
+    def waits_no_more(self, prefix: str) -> None:
+        """No call of this process waits for slots of these keys' owner: others are told of them."""
+        with self._lock:
+            self._told_of.pop(prefix, None)
+            self._waits = bool(self._told_of)
 
     def talk(self, claim: Claim) -> Talk:
         """Claim; what a driver does is to carry the steps over and back."""
@@ -341,7 +369,6 @@ class Claims:
                 marks = seen
         account = accounts[reply.which] if reply.which >= 0 else None
         if reply.what == wire.GRANTED and account is not None:
-            self._waits = False
             reservation = self._view.granted(account, claim.costs, marks, number, reply, sent_at)
             if self._shares is not None and reply.lent > 0:
                 self._shares.lent(reservation, wants, reply, sent_at)
@@ -353,10 +380,11 @@ class Claims:
             return Short(account, reservation.starts_at, booking=reservation)
         if reply.what == wire.OVERSIZE and account is not None:
             return Oversize(account, self._view.bucket(account, reply.name))
-        return self._short(account, reply, claim, held, now)
+        return self._short(accounts, account, reply, claim, held, now)
 
     def _short(
         self,
+        accounts: list[Account],
         account: Account | None,
         reply: wire.Reply,
         claim: Claim,
@@ -369,6 +397,8 @@ class Claims:
         if reply.after == inf and claim.books_for > 0:
             if self._companion.listening.is_set():
                 self._waits = True
+                for waited_for in accounts:
+                    self._told_of[self._view.know(waited_for).prefix] = now + ASKS_AGAIN_AFTER
                 expires_at = min(expires_at, now + ASKS_AGAIN_AFTER)
             elif self._books.freed is not None:
                 if not self._by_owner:

@@ -216,9 +216,9 @@ class RedisStore:
         """
         if self._health.is_new(claim) and self._health.read():
             return Short(None, now)  # what was ranked is not what is usable: rank again
-        granted = self._claims.at_once(claim, now)
-        if granted is not None:
-            return granted
+        answer = self._claims.at_once(claim, now)
+        if answer is not None:
+            return answer
         talk = self._claims.talk(claim)
         try:
             step = next(talk)
@@ -236,9 +236,9 @@ class RedisStore:
         """Do as `reserve`, without blocking the event loop."""
         if self._health.is_new(claim) and await self._health.aread():
             return Short(None, now)
-        granted = self._claims.at_once(claim, now)
-        if granted is not None:
-            return granted
+        answer = self._claims.at_once(claim, now)
+        if answer is not None:
+            return answer
         talk = self._claims.talk(claim)
         try:
             step = next(talk)
@@ -361,6 +361,7 @@ class RedisStore:
             accounts = self._view.under(prefix)
             self._view.slot_is_free(accounts, now)
         if not self._books.tell(accounts):
+            self._claims.waits_no_more(prefix)
             header = self._books.header(waited=True)
             keys = [prefix, self._books.group_prefix("")]
             self._books.steps += 1
