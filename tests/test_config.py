@@ -497,6 +497,7 @@ def test_a_shared_store_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> 
         "env:FLEET_STORE",
         {"url": "redis://:word@localhost/0", "namespace": "n", "lifetime": 60, "timeout": 1.5},
         {"url": "redis://:word@localhost/0", "on_failure": "fail"},
+        {"url": "redis://:word@localhost/0", "share_for": 0.5},
     ):
         made = load({**KEYED, "store": store})["store"]
         assert type(made).__name__ == "RedisStore"
@@ -514,6 +515,8 @@ def test_a_shared_store_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> 
         {"namespace": "n"},
         {"url": "redis://:word@localhost", "colour": "red"},
         {"url": "redis://:word@localhost", "on_failure": "hope"},
+        {"url": "redis://:word@localhost", "share_for": -1},
+        {"url": "redis://:word@localhost", "share_for": 3600},
         5,
     ],
 )

@@ -17,7 +17,10 @@ from keyfleet.stores.redis import RedisStore
 
 async def main(url: str, order: dict[str, Any]) -> None:
     store = RedisStore(
-        url, namespace=order.get("namespace", "fleet"), lifetime=order.get("lifetime", 900.0)
+        url,
+        namespace=order.get("namespace", "fleet"),
+        lifetime=order.get("lifetime", 900.0),
+        share_for=order.get("share_for", 0.0),
     )
     organizations = [
         Organization(

@@ -25,6 +25,7 @@ class TestRedisStore(StoreContract):
     #: Levels and costs are whole micro-units, instants whole microseconds.
     slack = 3e-6
     examples = 20
+    share_for = 0.0
 
     @pytest.fixture(autouse=True)
     def _served(self, server: TestServer) -> Iterator[None]:
@@ -39,6 +40,7 @@ class TestRedisStore(StoreContract):
             self.server.url,
             namespace=f"contract-{next(NAMES)}",
             lifetime=lifetime,
+            share_for=self.share_for,
             limits_for=limits_for,
             clock=self._clock(),
         )
@@ -49,6 +51,12 @@ class TestRedisStore(StoreContract):
     def drain(self, store: Store) -> None:
         assert isinstance(store, RedisStore)
         store.flush()
+
+
+class TestRedisStoreWithShares(TestRedisStore):
+    """What calls take from a share counts as if each had asked."""
+
+    share_for = 1.0
 
 
 @pytest.mark.realtime
@@ -64,6 +72,7 @@ class TestRedisStoreInRealTime(TestRedisStore):
             self.server.url,
             namespace=f"contract-{next(NAMES)}",
             lifetime=lifetime,
+            share_for=self.share_for,
             limits_for=limits_for,
         )
         self.made.append(store)
@@ -74,3 +83,10 @@ class TestRedisStoreInRealTime(TestRedisStore):
 
     def advance(self, seconds: float) -> None:
         sleep(seconds)
+
+
+@pytest.mark.realtime
+class TestRedisStoreWithSharesInRealTime(TestRedisStoreInRealTime):
+    """On the server's own clock, with shares."""
+
+    share_for = 0.2

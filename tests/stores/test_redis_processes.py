@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 from tests.stores.redis_kit import TestServer
+
+from keyfleet import Demand, KeyPool, Limits, Organization, Usage
+from keyfleet.stores.redis import RedisStore
 
 FLEET = Path(__file__).with_name("fleet.py")
 NAMES = count()
@@ -96,6 +100,32 @@ def test_processes_together_use_the_whole_quota_and_no_more(server: TestServer) 
     assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 10
 
 
+def test_processes_with_shares_go_over_nothing_though_some_are_killed(server: TestServer) -> None:
+    """What the dead were lent is lost once; the others go on with the whole quota."""
+    rps = 60.0
+    order = {"limits": {"rps": rps}, "tasks": 5, "share_for": 0.5}
+    with fleet(server, 3, seconds=7.0, **order) as processes:
+        time.sleep(2.0)
+        processes[0].popen.kill()
+        killed_at = time.time()
+        reports = [process.hear() for process in processes[1:]]
+    times = admitted(reports)
+    assert most_beyond(times, rps, 1.0) < 1  # the killed one's are not known, and came on top
+    late = [at for at in times if at > killed_at + 3.0]  # what it was lent is given up by then
+    assert len(late) >= 0.6 * rps * (times[-1] - killed_at - 3.0)
+    assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 10
+
+
+def test_processes_with_shares_use_the_whole_quota_and_ask_less(server: TestServer) -> None:
+    order = {"limits": {"tpm": 60_000}, "tokens": 100, "used": 60, "share_for": 0.5}
+    with fleet(server, 3, seconds=4.0, tasks=5, **order) as processes:
+        reports = [process.hear() for process in processes]
+    times = admitted(reports)
+    assert most_beyond(times, 60_000, 60.0, cost=60.0) < 60
+    # Many find the bucket full, and few must ask.
+    assert sum(report["steps"] for report in reports) <= 0.8 * len(times) + 10
+
+
 def test_equal_processes_get_equal_shares_once_it_is_scarce(server: TestServer) -> None:
     with fleet(server, 3, seconds=4.0, tasks=5, limits={"rpm": 600, "rps": 20}) as processes:
         reports = [process.hear() for process in processes]
@@ -132,3 +162,40 @@ def test_slots_are_never_too_many_and_wake_who_waits_elsewhere(server: TestServe
     ]
     held = max(sum(first <= at < first + 0.018 for at in times) for first in times)
     assert held <= 2
+    assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 20
+    counts = [len(report["granted"]) for report in reports]
+    assert jain(counts) > 0.9, counts
+
+
+async def _use(pool: KeyPool, times: int, granted: list[float]) -> None:
+    for _ in range(times):
+        lease = await pool.alease(Demand(model="m"), timeout=60)
+        granted.append(time.monotonic())
+        await asyncio.sleep(0.01)
+        await lease.asettle(Usage())
+
+
+def test_who_waits_no_more_keeps_no_slot_from_others(server: TestServer) -> None:
+    """A process that took slots for its calls, and has none left, stands in nobody's way."""
+    acme = Organization(
+        name="acme", keys=("sk-acme-0123456789abcdef",), limits=Limits(concurrent=1)
+    )
+    namespace = f"fleet-{next(NAMES)}"
+
+    async def take_turns() -> None:
+        stores = [RedisStore(server.url, namespace=namespace) for _ in range(2)]
+        pools = [KeyPool([acme], store=store) for store in stores]
+        for pool in pools:
+            for key in pool.keys:  # nobody answers here, so nobody is on trial
+                pool._scheduler.key_subject(key).proven = True
+        granted: list[float] = []
+        await asyncio.gather(*(_use(pools[n % 2], 5, granted) for n in range(6)))
+        began = time.monotonic()
+        for pool in pools:
+            for _ in range(3):
+                await _use(pool, 1, granted)
+        assert time.monotonic() - began < 4.5, "somebody waited until it asked again"
+        for pool in pools:
+            await pool.aclose()
+
+    asyncio.run(take_turns())

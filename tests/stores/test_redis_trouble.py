@@ -128,7 +128,7 @@ def test_connections_that_were_cut_are_made_again(own: TestServer) -> None:
 
 
 def _prefix(store: RedisStore) -> str:
-    return f"keyfleet:2:{store._namespace}:{{acme}}:"
+    return f"keyfleet:3:{store._namespace}:{{acme}}:"
 
 
 def test_a_server_that_hangs_costs_the_timeout_and_no_more(own: TestServer) -> None:

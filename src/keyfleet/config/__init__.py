@@ -276,7 +276,13 @@ def _store(given: str | StoreTable) -> Store | None:
     known = {name: value for name, value in options.items() if value is not None}
     if url == "memory":
         return open_store(url)
-    return open_store(url, namespace=table.namespace, on_failure=table.on_failure, **known)
+    return open_store(
+        url,
+        namespace=table.namespace,
+        share_for=table.share_for,
+        on_failure=table.on_failure,
+        **known,
+    )
 
 
 def _store_url(given: str | StoreTable) -> tuple[StoreTable, str]:

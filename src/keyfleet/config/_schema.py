@@ -271,6 +271,11 @@ class StoreTable(Table):
     timeout: Seconds | None = Field(
         default=None, description="Seconds to wait for the server's answer; 2 when left out."
     )
+    share_for: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = Field(
+        default=0,
+        description="Seconds for which a process may spend a share of what an owner has without "
+        "asking for each call; 0: every call asks.",
+    )
     on_failure: Literal["wait", "fail"] = Field(
         default="wait",
         description="While the server is away calls wait for it as for headroom, or fail.",

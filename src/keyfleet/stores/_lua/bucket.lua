@@ -1,5 +1,5 @@
 -- One limit's arithmetic, and where buckets are kept. It stands before each script.
--- Layout 2. Times: microseconds of this server's clock. Amounts of a bucket's state: units of ours
+-- Layout 3. Times: microseconds of this server's clock. Amounts of a bucket's state: units of ours
 -- times `scale` (mostly 1,000,000: micro-units), always integers. Amounts that come in or go out,
 -- and limits: units. Periods: microseconds, 0 = does not refill. -1 = not known, none.
 --
@@ -12,8 +12,9 @@
 -- first_least, first_most (our units), first_granted, first_read (-1 = there is none yet).
 --
 -- It mirrors `keyfleet/_core/bucket.py`, where the theory stands. More than that one, a bucket knows
--- what is `booked`: taken already, to be used from an instant on. Until then the provider's bucket
--- holds it still, so ours gains no more than up to its capacity without it.
+-- what is `booked`: taken already, to be used from an instant on, or lent to a process as a share
+-- and perhaps not used yet. Until then the provider's bucket holds it still, so ours gains no more
+-- than up to its capacity without it.
 --
 -- It is the same but for rounding: a level is rounded down to micro-units wherever it changes, so
 -- are rates and leads, and durations are whole microseconds. The gauge's bounds are not rounded, but
@@ -43,10 +44,11 @@ local floor, ceil, fmod, min, max = math.floor, math.ceil, math.fmod, math.min, 
 local call = redis.call
 
 local clock, lifetime, keep, batch, settlements, candidates, create, again, horizon, waits, waited
+local lends_for, fraction -- how long a share lasts (0 = none is asked for), of what is there
 local costs = {}
 clock, lifetime, keep, batch, settlements, candidates, create, again, horizon, waits, waited,
-  costs[0], costs[1], costs[2], costs[3], costs[4], costs[5], costs[6] =
-  unpack('>dddddddddddddddddd', ARGV[1])
+  lends_for, fraction, costs[0], costs[1], costs[2], costs[3], costs[4], costs[5], costs[6] =
+  unpack('>dddddddddddddddddddd', ARGV[1])
 local process = ARGV[2]
 
 local now = clock

@@ -1,8 +1,8 @@
 -- What the processes of a fleet tell each other: who is there, who is ill, who probes, which owners
 -- are one.
--- Layout 2. Times: microseconds of this server's clock; -1 = never. It stands alone.
+-- Layout 3. Times: microseconds of this server's clock; -1 = never. It stands alone.
 --
--- KEYS[1]: `keyfleet:2:<namespace>:{!}`. Below it
+-- KEYS[1]: `keyfleet:3:<namespace>:{!}`. Below it
 --   health     hash: a record for each subject, and under `v` the version of the newest
 --   processes  hash: of each process since when it runs, and what it says of itself
 --   alive      sorted set: processes by the instant until which they are taken for alive
@@ -13,8 +13,9 @@
 -- channel on which changes are announced; [4] what the process says of itself; then for each thing
 -- that is told six: what (`tell` or `claim`), subject, state, for how long, openings, reason.
 --
--- The answer: the version, how many were told, what stands now for each of them, then of each record
--- that is newer than what the caller knows the subject and the record.
+-- The answer: the version, how many processes are alive, how many things were told, what stands now
+-- for each of them, then of each record that is newer than what the caller knows the subject and the
+-- record.
 --
 -- The last word counts, but for two cases. What is milder does not hide what is worse and still in
 -- force, unless it comes from who probed. And a claim is given to one process: the others are told
@@ -117,7 +118,7 @@ local function beat()
 end
 
 beat()
-local answer = { '', '' }
+local answer = { '', string.format('%.0f', call('ZCARD', KEYS[1] .. 'alive')), '' }
 for i = 5, #ARGV, 6 do
   local what, subject, state = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stands
@@ -128,7 +129,7 @@ for i = 5, #ARGV, 6 do
   end
   answer[#answer + 1] = shown(stands)
 end
-answer[2] = string.format('%.0f', #answer - 2)
+answer[3] = string.format('%.0f', #answer - 3)
 answer[1] = string.format('%.0f', version)
 
 if version ~= known then

@@ -1,10 +1,10 @@
 -- One step of a fleet's shared ledger: take in what calls used, then reserve for one call.
 -- Units: see bucket.lua, which stands before it. Durations that come in or go out: microseconds.
 --
--- KEYS[i]: an organization's prefix, `keyfleet:2:<namespace>:{<organization>}:`. Below it
+-- KEYS[i]: an organization's prefix, `keyfleet:3:<namespace>:{<organization>}:`. Below it
 --   o            hash: buckets over all models (concurrent, spend), `>` = merged into another
 --   f:<family>   hash: buckets of a model family, as `tpm` or `tpm@project`; `!` = nothing before
---   r            hash: reservations by id
+--   r            hash: reservations and shares by id
 --   x            sorted set: ids by the instant when something is due: a booking's start, an expiry
 --   t            sorted set: ids of expired reservations by the instant when they are forgotten
 --   n            set: the families that have a hash
@@ -14,12 +14,13 @@
 --   s:<process>  string: the number of the last batch of settlements that was taken in.
 --
 -- ARGV[1] numbers; [2] the process; [3] the reservation's id; [4] the id of a booking that is held,
--- or nothing; then a blob for each candidate, then its levels if `create`, then three for each
--- settlement: id, numbers and readings, the account's blob.
+-- or nothing; then a blob for each candidate, then its levels if `create`, then the share that is
+-- wanted of each if `lends_for` (amounts, or nothing), then three for each settlement: id, numbers
+-- and readings, the account's blob.
 --
 -- The answer is one string, in which each part stands behind its length in four bytes: numbers
--- (what, which candidate, after how long, when something expires), a name, the settlements that
--- made room (a byte each), the moved ones (`3=target`), then for each account that was looked at
+-- (what, which candidate, after how long, when something expires, which part of the share that was
+-- wanted is lent, when), a name, the settlements that made room (a byte each), the moved ones (`3=target`), then for each account that was looked at
 -- its buckets' names and their numbers, see VIEW.
 --
 -- It mirrors `keyfleet/_core/ledger.py`, where the theory stands.
@@ -28,6 +29,7 @@ local RECORD = '>BBdddddddddsss'
 local VIEW = '>dddddddddd'
 local WINDOW = 1 -- seconds in which a limit is enforced that isn't by its period
 local ROUNDED = 1 -- seconds: a delay is told in whole ones, rounded up
+local TURN = 250000 -- microseconds for which a process goes on with the slots that it gives back
 local AT_ONCE = 32 -- how many due reservations one step takes care of
 
 -- Accounts: an owner's buckets for a family, those it finds and those that are configured
@@ -87,7 +89,9 @@ end
 
 -- Reservations
 
-local OPEN, BOOKED, EXPIRED = 0, 1, 2
+-- A share is LENT until it is given back, or until the instant by which its process has long stopped
+-- using it. What was used of it is SPENT, and counts as on its way until that instant.
+local OPEN, BOOKED, EXPIRED, LENT, SPENT = 0, 1, 2, 3, 4
 
 local function record(base, id)
   local packed = call('HGET', base .. 'r', id)
@@ -124,6 +128,9 @@ local function answer(r, b)
   if r.answered == 0 then b.pending = max(0, b.pending - amount_of(b, r.costs[b.metric])) end
 end
 
+-- Buckets of slots in which some came free in this step, by their organization's prefix.
+local with_slots = {}
+
 -- Wakes as many of the processes that wait as there are slots. Who doesn't listen has gone.
 local function tell_waiting(base, b)
   local free = floor(b.level / b.scale)
@@ -131,9 +138,7 @@ local function tell_waiting(base, b)
   while told < free do
     local waiting = call('ZRANGE', key, told, told)[1]
     if not waiting then return end
-    if waiting == process and candidates > 0 then
-      told = told + 1
-    elseif call('PUBLISH', KEYS[#KEYS] .. 'w:' .. waiting, base) > 0 then
+    if call('PUBLISH', KEYS[#KEYS] .. 'w:' .. waiting, base) > 0 then
       told = told + 1
     else
       call('ZREM', key, waiting)
@@ -149,8 +154,43 @@ local function return_all(r)
     give_back(b, back)
     b.returned = b.returned + back
     touch(b)
-    if b.metric == SLOTS then tell_waiting(r.base, b) end
+    if b.metric == SLOTS then with_slots[r.base] = b end
   end
+end
+
+-- Shares: what a process may spend by itself, taken beforehand
+
+local function delete(r)
+  call('HDEL', r.base .. 'r', r.id)
+  call('ZREM', r.base .. (r.state == EXPIRED and 't' or 'x'), r.id)
+end
+
+local function share_is_over(r)
+  for _, b in ipairs(each_bucket(r)) do
+    local amount = amount_of(b, r.costs[b.metric])
+    if r.state == LENT then b.booked = max(0, b.booked - amount) end
+    b.pending = max(0, b.pending - amount)
+    touch(b)
+  end
+  delete(r)
+end
+
+-- Gives back what is left of a share (`nil` = all of it). If it is over already, that is gone.
+local function end_share(base, id, left)
+  local r = record(base, id)
+  if not r or r.state ~= LENT then return end
+  for _, b in ipairs(each_bucket(r)) do
+    local amount = amount_of(b, r.costs[b.metric])
+    local back = left and min(floor(left[b.metric] * b.scale + 0.001), amount) or amount
+    b.booked = max(0, b.booked - amount)
+    b.pending = max(0, b.pending - back)
+    give_back(b, back)
+    b.returned = b.returned + back
+    touch(b)
+  end
+  for metric = 0, 6 do r.costs[metric] = left and r.costs[metric] - left[metric] or 0 end
+  r.state = SPENT
+  write_record(r)
 end
 
 local function lasts_for(key, microseconds)
@@ -176,6 +216,8 @@ local function sweep(base)
       r.state = OPEN
       write_record(r)
       call('ZADD', base .. 'x', r.expires_at, id)
+    elseif r.state >= LENT then
+      share_is_over(r)
     else
       return_all(r)
       r.state, r.answered, expired = EXPIRED, 1, true
@@ -192,11 +234,6 @@ local function sweep(base)
       call('HDEL', base .. 'r', id)
     end
   end
-end
-
-local function delete(r)
-  call('HDEL', r.base .. 'r', r.id)
-  call('ZREM', r.base .. (r.state == EXPIRED and 't' or 'x'), r.id)
 end
 
 local function take(a, id, after)
@@ -225,6 +262,47 @@ local function take(a, id, after)
   lasts_for(a.base .. 'x', lasts + keep)
 end
 
+-- Which part of the wanted share there is for this process: nothing where calls must ask, and where
+-- it would be less than two calls.
+local function share_of(a, want)
+  local part, nothing = 1, #a == 0 or now < a.not_before
+  for _, b in ipairs(a) do
+    local cost, amount = costs[b.metric], amount_of(b, want[b.metric])
+    if amount > 0 then
+      part = min(part, b.level * fraction / amount)
+      nothing = nothing or b.gain == 0 or b.throttle < 1 or now < b.wary_until
+    end
+    if want[b.metric] * part < 2 * cost then nothing = true end
+  end
+  return nothing and 0 or part
+end
+
+local function lend(a, id, packed)
+  if not packed or packed == '' then return 0 end
+  local want, share = {}, {}
+  want[0], want[1], want[2], want[3], want[4], want[5], want[6] = unpack('>ddddddd', packed)
+  local part = share_of(a, want)
+  if part <= 0 then return 0 end
+  for metric = 0, 6 do share[metric] = floor(want[metric] * part * 1e6) / 1e6 end
+  for _, b in ipairs(a) do
+    local amount = amount_of(b, share[b.metric])
+    b.level = b.level - amount
+    b.taken = b.taken + amount
+    b.pending = b.pending + amount
+    b.pending_before = b.pending_before + amount
+    b.booked = b.booked + amount
+    b.until_at = max(b.until_at, now + lends_for)
+    touch(b)
+  end
+  write_record({
+    base = a.base, id = id .. 's', costs = share, family = a.family, project = a.project,
+    names = table.concat(a.names, ','),
+    state = LENT, answered = 0, until_at = now, expires_at = now + lends_for,
+  })
+  call('ZADD', a.base .. 'x', now + lends_for, id .. 's')
+  return part
+end
+
 local function release(base, id)
   local r = record(base, id)
   if not r then return end
@@ -235,6 +313,7 @@ end
 -- Settlements
 
 local freed, settling = {}, 0
+local SHARE = 3 -- what ends is a share; if `expired`, one of which nobody has heard
 
 -- Makes the bucket of a limit that an answer told and nobody knew.
 local function learn_new(a, name, reading, mine, flew_for)
@@ -247,12 +326,17 @@ local function learn_new(a, name, reading, mine, flew_for)
   local later = 0
   local ids = call('ZRANGEBYSCORE', a.base .. 'x', '(' .. string.format('%.0f', since), '+inf',
     'LIMIT', 0, 1000)
-  for _, other in ipairs(ids) do
-    local r = record(a.base, other)
-    local shares = r and r.family == a.family
-      and (not string.find(name, '@', 1, true) or r.project == a.project)
-    if shares then later = later + r.costs[reading.metric] end
+  local function count(others, least)
+    for _, other in ipairs(others) do
+      local r = record(a.base, other)
+      local shares = r and r.state >= least and r.family == a.family
+        and (not string.find(name, '@', 1, true) or r.project == a.project)
+      if shares then later = later + r.costs[reading.metric] end
+    end
   end
+  count(ids, OPEN)
+  count(call('ZRANGEBYSCORE', a.base .. 'x', '-inf', string.format('%.0f', since),
+    'LIMIT', 0, 1000), LENT)
   b.level = min(floor((reading.level - later) * b.scale) - lead_of(b), b.capacity)
   a[#a + 1] = b
   a.names[#a.names + 1] = name
@@ -281,7 +365,8 @@ local function anchor(b, told, mark, flew_for, upward)
   end
 end
 
-local function observe(a, r, text, position, count, anchors, flew_for)
+local function observe(a, r, text, position, count, anchors, flew_for, lent_at)
+  local first = lent_at >= 0 or (r and r.answered == 0)
   for _ = 1, count do
     local reading, mark, name, marked = {}, {}, nil, nil
     name, reading.metric, reading.period, reading.limit, reading.level, reading.burst, marked,
@@ -292,11 +377,11 @@ local function observe(a, r, text, position, count, anchors, flew_for)
       b = nil -- only the first headers count, and none after it has expired
     elseif not b then
       learn_new(a, name, reading, r, flew_for)
-    elseif marked == 1 and r and r.answered == 0 then
+    elseif marked == 1 and first then
       local before = b.level
       learn(b, reading.limit, reading.burst >= 0 and reading.burst or reading.limit)
       if anchors == 1 then
-        reprice(b, reading.level, mark, r.expires_at - lifetime)
+        reprice(b, reading.level, mark, lent_at >= 0 and lent_at or r.expires_at - lifetime)
         anchor(b, reading.level, mark, flew_for, reading.limit <= b.limit)
       end
       if b.level > before then freed[#freed + 1] = string.char(settling) end
@@ -357,16 +442,20 @@ end
 
 local function settle(base, id, text, blob)
   local used, held = {}, {}
-  local ended, expired, answered, anchors, flew_for, count, refused, position
-  ended, expired, answered, anchors, flew_for, count, refused, used[0], used[1], used[2], used[3], used[4],
+  local ended, expired, answered, anchors, flew_for, lent_at, count, refused, position
+  ended, expired, answered, anchors, flew_for, lent_at, count, refused, used[0], used[1], used[2], used[3], used[4],
     used[5], used[6], held[0], held[1], held[2], held[3], held[4], held[5], held[6], position =
-    unpack('>BBBBdBBdddddddddddddd', text)
+    unpack('>BBBBddBBdddddddddddddd', text)
   sweep(base)
   local a = account(base, blob, nil)
   if a.moved then return a.moved end
+  if ended == SHARE then
+    end_share(base, id, expired == 0 and used or nil)
+    return nil
+  end
   local r = record(base, id)
   if answered == 1 then
-    position = observe(a, r, text, position, count, anchors, flew_for)
+    position = observe(a, r, text, position, count, anchors, flew_for, lent_at)
     if r and r.answered == 0 then
       for _, b in ipairs(each_bucket(r)) do
         answer(r, b)
@@ -393,7 +482,7 @@ local function settle(base, id, text, blob)
         b.returned = b.returned + back
       end
       touch(b)
-      if back > 0 and b.metric == SLOTS then tell_waiting(base, b) end
+      if back > 0 and b.metric == SLOTS then with_slots[base] = b end
     end
     if r then delete(r) end
   end
@@ -404,6 +493,15 @@ end
 -- The claim
 
 local GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = 0, 1, 2, 3, 4, 5
+
+-- Whether this process may take the slot that it gives back in this step, though others wait: until
+-- the first of them has waited for a turn. Else each slot would take two steps, one to free it and
+-- one to take it.
+local function goes_on(base)
+  if not with_slots[base] then return false end
+  local first = call('ZRANGE', base .. 'w', 0, 0, 'WITHSCORES')
+  return not first[2] or now - first[2] < TURN
+end
 
 local function wait_of(a)
   local after, never = max(0, a.not_before - now), nil
@@ -416,7 +514,9 @@ local function wait_of(a)
       if b.metric == SLOTS and longer == 0 and waits == 1 then
         -- Who came before gets the free slots first.
         local rank = call('ZRANK', a.base .. 'w', process) or call('ZCARD', a.base .. 'w')
-        if b.level < amount_of(b, cost) + rank * b.scale then longer = FOREVER end
+        if b.level < amount_of(b, cost) + rank * b.scale and not goes_on(a.base) then
+          longer = FOREVER
+        end
       end
       if longer > after then after = longer end
     end
@@ -426,12 +526,15 @@ end
 
 local seen = {} -- the accounts that were looked at, for the answer
 
-local function stop_waiting()
-  for i = 1, candidates do call('ZREM', KEYS[i] .. 'w', process) end
+-- Others of this process may wait on: behind all that wait now.
+local function go_to_the_back()
+  for i = 1, candidates do call('ZADD', KEYS[i] .. 'w', 'XX', now, process) end
 end
 
+local lent = 0
+
 local function granted(i, after)
-  if waited == 1 then stop_waiting() end
+  if waited == 1 then go_to_the_back() end
   return GRANTED, i, after, ''
 end
 
@@ -440,6 +543,7 @@ local function once_more(id)
   for i = 1, candidates do
     local r = record(KEYS[i], id)
     if r then
+      end_share(KEYS[i], id .. 's', nil)
       seen = { account(KEYS[i], ARGV[4 + i], nil) }
       return granted(i, r.state == BOOKED and max(0, r.until_at - now) or 0)
     end
@@ -463,6 +567,7 @@ local function reserve(id, held)
     if after == 0 then
       take(a, id, 0)
       if held ~= '' then release(holder, held) end
+      if lends_for > 0 then lent = lend(a, id, ARGV[4 + candidates * (1 + create) + i]) end
       return granted(i, 0)
     end
     if never then
@@ -501,7 +606,7 @@ end
 -- The step
 
 local what, which, after, name = NOTHING, 0, 0, ''
-local first = 4 + candidates * (1 + create)
+local first = 4 + candidates * (1 + create + (lends_for > 0 and 1 or 0))
 local moved = {}
 
 local function take_in()
@@ -529,14 +634,16 @@ if waited == 1 and candidates == 0 then -- nobody waits here any more: the next 
   local wide = hash(base)
   for _, name_of_slots in ipairs(wide.names) do
     local b = bucket(wide, name_of_slots)
-    if b.metric == SLOTS then tell_waiting(base, b) end
+    if b.metric == SLOTS then with_slots[base] = b end
   end
 end
+for base, b in pairs(with_slots) do tell_waiting(base, b) end
 save()
 
 local expires_after = what == SHORT and next_expiry() or 0
 local reply = {
-  pack('>dddd', what, which, after, expires_after), name, table.concat(freed), table.concat(moved, ';'),
+  pack('>dddddd', what, which, after, expires_after, lent, now), name,
+  table.concat(freed), table.concat(moved, ';'),
 }
 for i, a in ipairs(seen) do
   local numbers = {}

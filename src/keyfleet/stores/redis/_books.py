@@ -25,6 +25,8 @@ KEEP: Final = 60.0
 
 #: The keys and arguments of one run of a script.
 Step = tuple[list[str], list[Part]]
+#: What a claim wants of its accounts to be lent, in each metric; nothing = no share.
+Wants = dict[Account, list[float]]
 
 
 class Books:
@@ -54,6 +56,8 @@ class Books:
         self.buffer = Buffer()
         #: Whom to tell when an account has more than it seemed; called outside every lock.
         self.freed: Callable[[Account], bool] | None = None
+        #: Claims may be lent a share.
+        self.lends = False
         #: Steps that were run so far: round trips.
         self.steps = 0
         #: A clock for the script in place of the server's own.
@@ -110,11 +114,15 @@ class Books:
         group: str,
         *,
         accounts: Iterable[Account] = (),
+        wants: Wants | None = None,
         batch: Batch | None = None,
         number: int = 0,
         held: Reservation | None = None,
     ) -> Step:
-        """Return a step: a claim on accounts, under a number, and the batch that rides along."""
+        """Return a step: a claim on accounts, under a number, and the batch that rides along.
+
+        `wants`: the shares that are wanted of them, if the header says for how long.
+        """
         self.steps += 1
         accounts = list(accounts)
         known = [self.view.know(account) for account in accounts]
@@ -129,6 +137,8 @@ class Books:
         if header.create:
             now = self._clock.now()
             parts += [self.view.hints(account, now) for account in accounts]
+        if header.lends_for:
+            parts += [wire.want((wants or {}).get(account, ())) for account in accounts]
         for ending in batch.endings if batch is not None else ():
             keys.append(self.view.prefix(ending.organization))
             parts += [ending.reservation_id, ending.numbers, ending.blob]
@@ -149,8 +159,11 @@ class Books:
         """Take back a claim whose answer was lost, wherever it was granted."""
         for account in {a.organization: a for a in accounts}.values():
             blob = self.view.know(account).blob
-            ending = wire.undoing(account.organization, self.identify(number), blob, costs)
-            self.buffer.add(self.group(account.organization), ending)
+            group, name = self.group(account.organization), self.identify(number)
+            undoing = wire.undoing(account.organization, name, blob, costs)
+            self.buffer.add(group, undoing)
+            if self.lends:
+                self.buffer.add(group, wire.share_ending(account.organization, name, blob, None))
 
     def next_batch(self) -> tuple[str, Batch, Step] | None:
         """Return a batch that is to be sent now, with its step; ``None`` = there is none."""

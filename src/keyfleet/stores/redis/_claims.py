@@ -25,9 +25,11 @@ from ..._core.ledger import (
 from ...errors import StoreError
 from . import _wire as wire
 from ._away import Absence
-from ._books import Books, Step
+from ._books import Books, Step, Wants
 from ._companion import Companion
 from ._server import Lost, Reply, Unready
+from ._shares import Shares
+from ._view import Portion
 
 #: Seconds after which a call that waits for a slot asks again, in case a message was lost.
 ASKS_AGAIN_AFTER: Final = 5.0
@@ -49,6 +51,7 @@ class Claims:
         clock: what tells this process's time.
         by_owner: the server is a cluster: owners are asked one after the other.
         waits_out: calls wait for a server that is away.
+        shares: what calls may take without asking; ``None`` = nothing.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Claims:
         clock: Clock,
         by_owner: bool,
         waits_out: bool,
+        shares: Shares | None,
     ) -> None:
         self._books = books
         self._lock = books.lock
@@ -69,10 +73,46 @@ class Claims:
         self._clock = clock
         self._by_owner = by_owner
         self._waits_out = waits_out
+        self._shares = shares
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
+        #: Whether this process stands among those that wait for slots of some owner.
         self._waits = False
+        #: Of which owners' keys it is told, until when: by then it asks again, in case a message was
+        #: lost.
+        self._told_of: dict[str, float] = {}
         self._booked_until = -inf
+
+    def at_once(self, claim: Claim, now: float) -> Reservation | Short | None:
+        """Answer a claim without asking the server; ``None`` = it must be asked."""
+        if claim.held is not None or claim.dropped is not None:
+            return None
+        with self._lock:
+            if self._shares is not None:
+                granted = self._shares.grant(claim, now)
+                if granted is not None:
+                    return granted
+            return self._waits_on(claim, now) if self._told_of else None
+
+    def _waits_on(self, claim: Claim, now: float) -> Short | None:
+        """Answer who waits for a slot behind others of this process: it will be told of one."""
+        if not claim.books_for > 0 or not self._companion.listening.is_set():
+            return None
+        until, first = inf, None
+        for account in claim.accounts:
+            told_until = self._told_of.get(self._view.know(account).prefix, -inf)
+            if told_until <= now or account.ready_at(claim.costs, now) < inf:
+                return None
+            if account.too_large(claim.costs) is not None:
+                return None
+            until, first = min(until, told_until), first or account
+        return Short(first, inf, until) if first is not None else None
+
+    def waits_no_more(self, prefix: str) -> None:
+        """No call of this process waits for slots of these keys' owner: others are told of them."""
+        with self._lock:
+            self._told_of.pop(prefix, None)
+            self._waits = bool(self._told_of)
 
     def talk(self, claim: Claim) -> Talk:
         """Claim; what a driver does is to carry the steps over and back."""
@@ -92,10 +132,11 @@ class Claims:
                 if absent is not None:
                     self._exchange(held, kept=True)
                     return absent
-            if not self._by_owner:
-                answer = yield from self._ask(accounts, claim, claim.books_for, held)
-            else:
-                answer = yield from self._ask_each(accounts, claim, held)
+            answer: Answer | None = None
+            if self._shares is not None:
+                answer = yield from self._ask_sparing(self._shares, accounts, claim, held)
+            if answer is None:
+                answer = yield from self._ask_all(accounts, claim, held)
         except BaseException as error:  # also cancellation: no booking is left half exchanged
             lost = not isinstance(error, StoreError) or isinstance(error, Lost)
             if lost and held is not None:  # it may be exchanged or not: neither is used
@@ -150,6 +191,39 @@ class Claims:
         if kept and settlement is not None:
             self.settle(settlement, self._clock.now())
 
+    def _ask_sparing(
+        self, shares: Shares, accounts: list[Account], claim: Claim, held: Reservation | None
+    ) -> Generator[Step, Reply, Reservation | None]:
+        """Ask for as much as this process's shares don't cover; ``None`` = nothing fits.
+
+        Who is short has no share left: each of the owners concerned has then been given back.
+        """
+        patient = Claim(accounts, claim.costs)  # but books nothing
+        owners = {account.organization for account in accounts}
+        with self._lock:
+            now = self._clock.now()
+            first = shares.before(accounts, claim.costs, now)
+            if first is None and not shares.holds(owners):
+                return None
+            ahead = [a for a in accounts[:first] if a.ready_at(claim.costs, now) <= now]
+        answer: Answer | None = None
+        if ahead:
+            answer = yield from self._ask_all(ahead, patient, None)
+        with self._lock:
+            if not isinstance(answer, Reservation):
+                patient.accounts = accounts[first:] if first is not None else []
+                answer = shares.grant(patient, self._clock.now())
+            if answer is None:
+                shares.give_back(owners)
+        if answer is not None and held is not None:
+            self._take_back(held)
+        return answer
+
+    def _ask_all(self, accounts: list[Account], claim: Claim, held: Reservation | None) -> Talk:
+        if self._by_owner:
+            return self._ask_each(accounts, claim, held)
+        return self._ask(accounts, claim, claim.books_for, held)
+
     def _ask_each(self, accounts: list[Account], claim: Claim, held: Reservation | None) -> Talk:
         """Ask a cluster, where an organization is one slot: one after the other, then the best."""
         best: Short | None = None
@@ -188,14 +262,34 @@ class Claims:
     def _ask(
         self, accounts: list[Account], claim: Claim, books_for: float, held: Reservation | None
     ) -> Talk:
-        create = again = False
         with self._lock:
             number = self._books.next_number()
+            wants: Wants = {}
+            if self._shares is not None:
+                wants = self._shares.want(accounts, claim.costs, self._clock.now())
+        try:
+            return (yield from self._converse(accounts, claim, books_for, held, number, wants))
+        finally:
+            if self._shares is not None:
+                with self._lock:
+                    self._shares.asked(wants)
+
+    def _converse(
+        self,
+        accounts: list[Account],
+        claim: Claim,
+        books_for: float,
+        held: Reservation | None,
+        number: int,
+        wants: Wants,
+    ) -> Talk:
+        create = again = False
         for _ in range(TURNS):
             if not accounts:
                 return Short(None, inf)
             group = self._books.group(accounts[0].organization)
             waits = self._companion.listening.is_set()
+            lender = self._shares if any(wants.values()) else None
             with self._lock:
                 batch = self._books.buffer.begin(group)
                 header = self._books.header(
@@ -207,10 +301,18 @@ class Claims:
                     horizon=wire.microseconds(books_for) if books_for > 0 else -1,
                     waits=waits and books_for > 0,
                     waited=self._waits,
+                    lends_for=lender.lends_for if lender is not None else 0,
+                    fraction=lender.fraction if lender is not None else 0,
                     costs=claim.costs,
                 )
                 step = self._books.step(
-                    header, group, accounts=accounts, batch=batch, number=number, held=held
+                    header,
+                    group,
+                    accounts=accounts,
+                    wants=wants,
+                    batch=batch,
+                    number=number,
+                    held=held,
                 )
             sent_at = self._clock.now()
             try:
@@ -239,12 +341,12 @@ class Claims:
             if reply.what == wire.MOVED:
                 with self._lock:
                     self._view.merge(accounts[reply.which].organization, reply.name, now)
-                    accounts = self._view.resolved(accounts, now)
+                    accounts, wants = self._view.resolved(accounts, now), {}
             elif reply.what == wire.MISSING:
                 create = True
             else:
                 with self._lock:
-                    return self._answer(accounts, claim, reply, number, held, sent_at, now)
+                    return self._answer(accounts, claim, reply, number, held, wants, sent_at, now)
         raise StoreError("Redis gave no answer to a claim: is something else writing to its keys?")
 
     def _answer(
@@ -254,6 +356,7 @@ class Claims:
         reply: wire.Reply,
         number: int,
         held: Reservation | None,
+        wants: Wants,
         sent_at: float,
         now: float,
     ) -> Answer:
@@ -266,8 +369,10 @@ class Claims:
                 marks = seen
         account = accounts[reply.which] if reply.which >= 0 else None
         if reply.what == wire.GRANTED and account is not None:
-            self._waits = False
             reservation = self._view.granted(account, claim.costs, marks, number, reply, sent_at)
+            if self._shares is not None and reply.lent > 0:
+                self._shares.lent(reservation, wants, reply, sent_at)
+                self._companion.nudge(soon=False)
             if reply.after <= 0:
                 return reservation
             reservation.starts_at = now + reply.after
@@ -275,10 +380,11 @@ class Claims:
             return Short(account, reservation.starts_at, booking=reservation)
         if reply.what == wire.OVERSIZE and account is not None:
             return Oversize(account, self._view.bucket(account, reply.name))
-        return self._short(account, reply, claim, held, now)
+        return self._short(accounts, account, reply, claim, held, now)
 
     def _short(
         self,
+        accounts: list[Account],
         account: Account | None,
         reply: wire.Reply,
         claim: Claim,
@@ -291,6 +397,8 @@ class Claims:
         if reply.after == inf and claim.books_for > 0:
             if self._companion.listening.is_set():
                 self._waits = True
+                for waited_for in accounts:
+                    self._told_of[self._view.know(waited_for).prefix] = now + ASKS_AGAIN_AFTER
                 expires_at = min(expires_at, now + ASKS_AGAIN_AFTER)
             elif self._books.freed is not None:
                 if not self._by_owner:
@@ -313,6 +421,10 @@ class Claims:
                 return False
             if settlement.used is None and not settlement.readings and settlement.outcome is None:
                 return False
+            if self._shares is not None and type(reservation) is Portion:
+                freed = self._shares.settle(settlement, now)
+                if freed is not None:
+                    return freed
             self._books.put(settlement, now)
             freed = self._view.take_in(settlement, now)
             soon = freed or settlement.outcome is not None or now > self._booked_until

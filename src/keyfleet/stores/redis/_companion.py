@@ -25,6 +25,8 @@ class Companion:
         flush: brings over what is in the buffer; returns whether that worked.
         subscribe: opens a subscription: something with `get_message(timeout)` and `close()`.
         heard: is given each message's payload.
+        due: returns in how many seconds something is to be brought that no nudge tells of; ``None``
+            = nothing is.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class Companion:
         flush: Callable[[], bool],
         subscribe: Callable[[], Any],
         heard: Callable[[str], None],
+        due: Callable[[], float | None],
     ) -> None:
         self._flush = flush
         self._subscribe = subscribe
         self._heard = heard
+        self._due = due
         self._lock = Lock()  # guards the two threads
         self._flusher: Thread | None = None
         self._listener: Thread | None = None
@@ -69,8 +73,8 @@ class Companion:
 
     def _bring(self) -> None:
         while True:
-            self._some.wait()
-            self._hurry.wait(RIDES_LATER)
+            if self._some.wait(self._due()):
+                self._hurry.wait(RIDES_LATER)
             self._closed.wait(RIDES_WITHIN)
             self._hurry.clear()
             self._some.clear()

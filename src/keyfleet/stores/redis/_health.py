@@ -152,6 +152,7 @@ class Health:
         self._key_ids: dict[str, str] = {}
         self._outgoing: list[Told] = []
         self._known = -1
+        self._members: int | None = None
         self._versions: dict[str, int] = {}
         self._probing: dict[str, News] = {}
         self._pid: int | None = None
@@ -167,6 +168,11 @@ class Health:
                 self._fingerprints[f"key {key.key_id}"] = f"key {name}"
                 self._key_ids[f"key {name}"] = f"key {key.key_id}"
         self._member = member
+
+    @property
+    def size(self) -> int | None:
+        """How many processes the fleet has, as of the last exchange; ``None`` = there was none."""
+        return self._members if self._pid == os.getpid() else None
 
     def is_new(self, claim: Claim) -> bool:
         """Whether there is a pool, and this process hasn't read yet what the others know.
@@ -283,9 +289,9 @@ class Health:
     def _end(self, raw: Replies, sent: list[Told]) -> bool:
         """Take in an answer; return whether there was any news."""
         process = self._process()
-        version, count = int(raw[0]), int(raw[1])
-        stands = [read_record(packed) for packed in raw[2 : 2 + count]]
-        rest = raw[2 + count :]
+        version, members, count = int(raw[0]), int(raw[1]), int(raw[2])
+        stands = [read_record(packed) for packed in raw[3 : 3 + count]]
+        rest = raw[3 + count :]
         records: list[tuple[str, Record | None]] = [
             (name.decode(), read_record(packed))
             for name, packed in zip(rest[::2], rest[1::2], strict=True)
@@ -300,6 +306,7 @@ class Health:
         with self._lock:
             pending = {one.subject for one in self._outgoing}
             self._known = version
+            self._members = members
             for subject, record in sorted(records, key=lambda one: one[1].version if one[1] else 0):
                 if record is None or record.by == process:
                     continue

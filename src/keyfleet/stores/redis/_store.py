@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from threading import Lock
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from ._claims import TURNS, Claims
 from ._companion import Companion
 from ._health import Health
 from ._server import MERGE, Reply, Server, Unready
+from ._shares import shares_of
 
 #: Seconds to wait for a connection or an answer; a step takes well under a millisecond.
 TIMEOUT: Final = 2.0
@@ -35,6 +37,8 @@ class RedisStore:
         namespace: fleets of one server with different names don't see each other.
         lifetime: seconds after which an unsettled reservation comes back.
         timeout: seconds to wait for a connection or an answer.
+        share_for: seconds for which a process may spend by itself a share of what an owner has,
+            without asking the server for each call; 0 = every call asks.
         on_failure: what calls do while the server is away: ``"wait"`` as for headroom, or
             ``"fail"`` with `StoreError`.
         limits_for: the configured limits of an organization (project ``None``) or project, for one
@@ -42,7 +46,8 @@ class RedisStore:
         clock: what tells this process's time.
 
     Raises:
-        ConfigError: a URL that can't be read, an empty namespace, another `on_failure`.
+        ConfigError: a URL that can't be read, an empty namespace, another `on_failure`, a
+            `share_for` that is negative or longer than a minute.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class RedisStore:
         namespace: str = "default",
         lifetime: float = LIFETIME,
         timeout: float = TIMEOUT,
+        share_for: float = 0.0,
         on_failure: OnFailure = "wait",
         limits_for: LimitsFor | None = None,
         clock: Clock | None = None,
@@ -73,7 +79,10 @@ class RedisStore:
         )
         self._lock = self._books.lock
         self._view = self._books.view
-        self._companion = Companion(self._flushed, self._subscribe, self._heard)
+        self._shares = shares_of(
+            self._books, share_for, self._clock, lambda: self._health.size or 1
+        )
+        self._companion = Companion(self._flushed, self._subscribe, self._heard, self._due)
         self._claims = Claims(
             self._books,
             self._absence,
@@ -81,6 +90,7 @@ class RedisStore:
             clock=self._clock,
             by_owner=by_owner,
             waits_out=self._waits_out,
+            shares=self._shares,
         )
         self._health = Health(
             self._server,
@@ -192,6 +202,8 @@ class RedisStore:
 
     def _merged_elsewhere(self, organization: str, into: str) -> None:
         with self._lock:
+            if self._shares is not None:
+                self._shares.give_back({organization, into})
             self._view.merge(organization, into, self._clock.now())
 
     # Reserve
@@ -204,6 +216,9 @@ class RedisStore:
         """
         if self._health.is_new(claim) and self._health.read():
             return Short(None, now)  # what was ranked is not what is usable: rank again
+        answer = self._claims.at_once(claim, now)
+        if answer is not None:
+            return answer
         talk = self._claims.talk(claim)
         try:
             step = next(talk)
@@ -221,6 +236,9 @@ class RedisStore:
         """Do as `reserve`, without blocking the event loop."""
         if self._health.is_new(claim) and await self._health.aread():
             return Short(None, now)
+        answer = self._claims.at_once(claim, now)
+        if answer is not None:
+            return answer
         talk = self._claims.talk(claim)
         try:
             step = next(talk)
@@ -250,7 +268,7 @@ class RedisStore:
     # Batches
 
     def flush(self) -> None:
-        """Bring all settlements to the server now.
+        """Bring all settlements to the server now, and give back what it lent.
 
         Raises:
             StoreError: it can't be reached, or refuses; they stay in the buffer.
@@ -259,6 +277,10 @@ class RedisStore:
 
     def _flush(self, *, tells: bool = True) -> bool:
         """Do as `flush`; returns whether the server was asked."""
+        self._give_back()
+        return self._bring_all(tells=tells)
+
+    def _bring_all(self, *, tells: bool = True) -> bool:
         brought = False
         with self._flushing:  # so that all is there when it returns, whoever brought it
             while self._bring(tells):
@@ -267,6 +289,7 @@ class RedisStore:
 
     async def aflush(self) -> None:
         """Do as `flush`, without blocking the event loop."""
+        self._give_back()
         while (work := self._next_batch()) is not None:
             group, batch, step = work
             try:
@@ -276,6 +299,19 @@ class RedisStore:
                     self._books.buffer.failed(batch)
                 raise
             self._brought(group, batch, raw)
+
+    def _give_back(self, *, ended: bool = False) -> None:
+        if self._shares is not None:
+            with self._lock:
+                self._shares.give_back(ended_at=self._clock.now() if ended else inf)
+
+    def _due(self) -> float | None:
+        """Return in how many seconds a share is to be given back; ``None`` = none is lent."""
+        if self._shares is None:
+            return None
+        with self._lock:
+            ends_at = self._shares.next_end()
+        return max(0.0, ends_at - self._clock.now()) if ends_at < inf else None
 
     def _next_batch(self) -> tuple[str, Batch, Step] | None:
         with self._lock:
@@ -303,7 +339,8 @@ class RedisStore:
 
     def _flushed(self) -> bool:
         try:
-            if self._flush():
+            self._give_back(ended=True)
+            if self._bring_all():
                 self._claims.is_back()
             while self._merges:
                 self._merge(*self._merges[0], self._clock.now())
@@ -324,6 +361,7 @@ class RedisStore:
             accounts = self._view.under(prefix)
             self._view.slot_is_free(accounts, now)
         if not self._books.tell(accounts):
+            self._claims.waits_no_more(prefix)
             header = self._books.header(waited=True)
             keys = [prefix, self._books.group_prefix("")]
             self._books.steps += 1
@@ -335,6 +373,7 @@ class RedisStore:
         """Bring over what is in the buffer, as far as the server answers, and let go of it."""
         self._health.close()
         self._companion.close()
+        self._give_back()
         self._flushed()
         self._server.close()
 

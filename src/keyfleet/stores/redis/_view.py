@@ -20,6 +20,25 @@ from ..._limits import Costs
 from . import _wire as wire
 
 
+class Portion(Reservation):
+    """A reservation that was granted here, from a share: the server has none of that name."""
+
+    __slots__ = ("lent_at",)
+
+    def __init__(
+        self,
+        number: int,
+        account: Account,
+        costs: Costs,
+        marks: list[Mark],
+        expires_at: float,
+        lent_at: float,
+    ) -> None:
+        super().__init__(number, account, costs, marks, expires_at)
+        #: When its share was lent, in microseconds of the server's clock.
+        self.lent_at = lent_at
+
+
 class Known:
     """What stays of an account: its prefix, its blob, its buckets by the script's names."""
 
@@ -162,8 +181,15 @@ class View:
 
     def ending(self, settlement: Settlement, reservation_id: str, now: float) -> wire.Ending:
         """Return a settlement as it travels; the reservation is as it was before."""
-        blob = self.know(settlement.reservation.account).blob
-        return wire.ending(settlement, reservation_id, blob, lifetime=self._lifetime, now=now)
+        reservation = settlement.reservation
+        return wire.ending(
+            settlement,
+            reservation_id,
+            self.know(reservation.account).blob,
+            lifetime=self._lifetime,
+            now=now,
+            lent_at=reservation.lent_at if isinstance(reservation, Portion) else -1.0,
+        )
 
     def take_in(self, settlement: Settlement, now: float) -> bool:
         """Let the view know what the server will know soon."""

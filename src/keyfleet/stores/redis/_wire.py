@@ -6,6 +6,7 @@ microseconds, text ends with a zero byte.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
@@ -28,7 +29,7 @@ from ..._limits import RULES, Costs, Limit
 from ..._outcome import Kind, Outcome, Reading
 
 #: The layout of what is stored; another one lives beside it under other keys.
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 #: What the script takes for "never", in microseconds.
 FOREVER: Final = 1e17
 #: What the script answers.
@@ -36,10 +37,11 @@ GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = range(6)
 #: Seconds to keep away from an owner that refused without saying for how long, as in the ledger.
 UNKNOWN_REFUSAL: Final = 1.0
 
-_HEADER: Final = Struct(">18d")
-_ANSWER: Final = Struct(">4d")
+_HEADER: Final = Struct(">20d")
+_ANSWER: Final = Struct(">6d")
 _LIMIT: Final = Struct(">B3d")
-_ENDING: Final = Struct(">BBBBdBB14d")
+_ENDING: Final = Struct(">BBBBddBB14d")
+_WANT: Final = Struct(">7d")
 _READING: Final = Struct(">B4dB4d")
 _REFUSAL_HEAD: Final = Struct(">Bd")
 _REFUSAL: Final = Struct(">2dB3d")
@@ -47,6 +49,8 @@ _DOUBLE: Final = Struct(">d")
 #: Of one bucket: level, limit, ceiling, corrected, pending before, taken, throttle, learned, burst
 #: (-1 = none is proven), price.
 VIEW: Final = Struct(">10d")
+#: What an ending ends: nothing, a reservation, a share.
+_NOTHING, _RESERVATION, _SHARE = 0, 1, 3
 _NO_MARK: Final = (0, 0.0, 0.0, 0.0, 0.0)
 UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
@@ -75,6 +79,8 @@ class Header:
     horizon: float = -1
     waits: bool = False
     waited: bool = False
+    lends_for: float = 0
+    fraction: float = 0
     costs: Costs = UNUSED
     clock: float = -1
 
@@ -92,6 +98,8 @@ class Header:
             self.horizon,
             self.waits,
             self.waited,
+            self.lends_for,
+            self.fraction,
             *self.costs,
         )
 
@@ -142,9 +150,18 @@ def levels(values: list[float]) -> bytes:
 
 
 def ending(
-    settlement: Settlement, reservation_id: str, blob: bytes, *, lifetime: float, now: float
+    settlement: Settlement,
+    reservation_id: str,
+    blob: bytes,
+    *,
+    lifetime: float,
+    now: float,
+    lent_at: float = -1.0,
 ) -> Ending:
-    """Return a settlement as the script reads it; the reservation is as it was before."""
+    """Return a settlement as the script reads it; the reservation is as it was before.
+
+    `lent_at`: when the share was lent that it is a part of, as the server said.
+    """
     reservation = settlement.reservation
     expired = now >= reservation.expires_at
     readings = () if reservation.answered else settlement.readings
@@ -154,11 +171,12 @@ def ending(
     ends = settlement.used is not None and reservation.state is not State.SETTLED
     flew_for = now - (reservation.expires_at - lifetime)
     numbers = _ENDING.pack(
-        ends,
+        _RESERVATION if ends else _NOTHING,
         expired,
         bool(readings),  # it is answered, also by headers that are about no bucket of its
         settlement.anchors,
         microseconds(max(0.0, flew_for)),
+        lent_at,
         len(told),
         bool(refusal),
         *(settlement.used or UNUSED),
@@ -170,8 +188,28 @@ def ending(
 
 def undoing(organization: str, reservation_id: str, blob: bytes, costs: Costs) -> Ending:
     """Return what takes a claim back whose answer never came; nothing, if it was not granted."""
-    numbers = _ENDING.pack(True, True, False, False, 0.0, 0, 0, *UNUSED, *costs)
+    numbers = _ENDING.pack(_RESERVATION, True, False, False, 0.0, -1.0, 0, 0, *UNUSED, *costs)
     return Ending(organization, reservation_id, numbers, blob)
+
+
+def share_id(reservation_id: str) -> str:
+    """Return what a share is called that was lent along with a reservation."""
+    return f"{reservation_id}s"
+
+
+def share_ending(
+    organization: str, reservation_id: str, blob: bytes, left: Sequence[float] | None
+) -> Ending:
+    """Return what gives back what is left of a share; ``None`` = all, if it was lent at all."""
+    rest = UNUSED if left is None else left
+    told = (left is None, False, False, 0.0, -1.0, 0, 0)
+    numbers = _ENDING.pack(_SHARE, *told, *rest, *UNUSED)
+    return Ending(organization, share_id(reservation_id), numbers, blob)
+
+
+def want(amounts: Sequence[float]) -> bytes:
+    """Return the share that is wanted of an account."""
+    return _WANT.pack(*amounts) if amounts else b""
 
 
 def _reading(reservation: Reservation, reading: Reading) -> bytes:
@@ -220,6 +258,9 @@ def _refusal(reservation: Reservation, outcome: Outcome | None) -> bytes:
 class Reply:
     """What a step answered. `which` is 0-based; durations in seconds, infinite = never.
 
+    `lent`: which part of the wanted share is lent, 0 = none; `lent_at`: when, in microseconds of
+    the server's clock.
+
     `views`: for each account that was looked at, the names of its buckets and their numbers.
     """
 
@@ -227,6 +268,8 @@ class Reply:
     which: int
     after: float
     expires_after: float
+    lent: float
+    lent_at: float
     name: str
     freed: bytes
     moved: tuple[tuple[int, str], ...]
@@ -240,13 +283,15 @@ def read(answer: bytes) -> Reply:
         end = at + 4 + int.from_bytes(answer[at : at + 4], "big")
         reply.append(answer[at + 4 : end])
         at = end
-    what, which, after, expires_after = _ANSWER.unpack(reply[0])
+    what, which, after, expires_after, lent, lent_at = _ANSWER.unpack(reply[0])
     moved = [part.partition("=") for part in reply[3].decode().split(";") if part]
     return Reply(
         what=int(what),
         which=int(which) - 1,
         after=after / 1e6 if after < FOREVER else inf,
         expires_after=expires_after / 1e6 if expires_after < FOREVER else inf,
+        lent=lent,
+        lent_at=lent_at,
         name=reply[1].decode(),
         freed=reply[2],
         moved=tuple((int(index) - 1, target) for index, _, target in moved),
