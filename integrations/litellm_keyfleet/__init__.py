@@ -1,6 +1,7 @@
 """keyfleet under LiteLLM: a Router, plain calls and the Proxy over a fleet of keys."""
 
 from . import anthropic
+from ._replace import install, uninstall
 from .functions import (
     acompletion,
     aembedding,
@@ -29,7 +30,9 @@ __all__ = [
     "completion",
     "embedding",
     "image_generation",
+    "install",
     "proxy_handler",
     "responses",
     "text_completion",
+    "uninstall",
 ]

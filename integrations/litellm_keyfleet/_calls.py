@@ -57,7 +57,7 @@ class Call:
         pool: KeyPool | None,
         kwargs: Mapping[str, Any],
     ) -> None:
-        self.pool = pool or _from_env()
+        self.pool = pool or default_pool()
         self._function = function
         self._arguments = {**kwargs, **payload, "num_retries": 0, "max_retries": 0}
         self._providers: dict[str, Provider] = {
@@ -181,7 +181,8 @@ def _policy(policy: RetryPolicy, retries: object) -> RetryPolicy | None:
     return replace(policy, stop=stop_after_attempt(retries + 1))
 
 
-def _from_env() -> KeyPool:
+def default_pool() -> KeyPool:
+    """Return the process's own pool, `KeyPool.from_env`; it is made once."""
     global _default  # noqa: PLW0603 - one pool for the process, or its limits would not hold
     with _making:
         if _default is None:
