@@ -11,22 +11,28 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 
 import dspy
 
-from keyfleet import KeyPool, Organization
+from keyfleet import KeyPool, Limits, Organization
 from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, MockSettings, serve
+from keyfleet.testing import Fleet, MockProvider, serve
 from litellm_keyfleet import install
 
-#: What the mock answers, in the form that DSPy reads: its first question is as good as any.
+#: What the mock says, in the form that DSPy reads.
 ANSWER = "[[ ## answer ## ]]\nA group under one command.\n\n[[ ## completed ## ]]"
 
 
 def main() -> None:
     """Ask more often than the quota allows at once; nothing is refused."""
     fleet = Fleet.simple({"acme": {"rpm": 60}, "globex": {"rpm": 60}})
-    provider = MockProvider(fleet, clock=SystemClock(), settings=MockSettings())
+    provider = MockProvider(fleet, clock=SystemClock())
+    provider.script(ANSWER, times=None)
     with serve(provider) as server:
         pool = KeyPool(
-            Organization(name=key.name, keys=(key.secret,), base_url=server.base_url)
+            Organization(
+                name=key.name,
+                keys=(key.secret,),
+                base_url=server.base_url,
+                limits=Limits(rpm=60),
+            )
             for key in fleet.keys
         )
         install(pool)  # the only line that is keyfleet's
@@ -34,7 +40,9 @@ def main() -> None:
 
         answer = dspy.Predict("question -> answer")
         questions = [dspy.Example(question="What is a fleet?").with_inputs("question")] * 122
-        answers = dspy.Parallel(num_threads=16)([(answer, one) for one in questions])
+        answers = dspy.Parallel(num_threads=16, disable_progress_bar=True)(
+            [(answer, one) for one in questions]
+        )
         print(len(answers), "answers, such as:", answers[0].answer)
         for key in pool.status().keys:
             print(f"{key.owner}: {key.answered} answered, {key.refused} refused")

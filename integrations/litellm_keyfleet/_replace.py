@@ -1,8 +1,8 @@
 """`install`: programs and frameworks that call LiteLLM's functions themselves draw on a pool.
 
-They say ``litellm.completion(...)``, often deep inside (DSPy, CrewAI), so the names in `litellm` get
-another meaning. A call that brings a key of its own stays as it is: so do a Router's, and LiteLLM's
-own from one of its functions to another.
+They say ``litellm.completion(...)``, often deep inside (DSPy, CrewAI), so the names in `litellm`
+get another meaning. A call that brings a key of its own stays as it is, and so do a Router's, and
+LiteLLM's own from one of its functions to another.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _ARGUMENTS_OF: Final = {
 _stock: Final[dict[str, Callable[..., Any]]] = {
     name: getattr(litellm, name) for name in _ARGUMENTS_OF
 }
-#: What makes a call its own affair.
-_OWN: Final = ("api_key", "client", "mock_response")
+#: What makes a call its own affair; a Router tells which deployment it chose.
+_OWN: Final = ("api_key", "client", "mock_response", "model_info")
 #: A key's provider -> what LiteLLM calls those whose models it may serve.
 _SERVES: Final = {
     "openai": ("openai", "text-completion-openai"),
