@@ -1,6 +1,7 @@
 """A batch larger than the quota: by two of LiteLLM's own strategies, and by keyfleet.
 
-    python benchmarks/litellm_saturation.py [--requests 152] [--rpm 30] [--owners 4] [--way ...]
+    python benchmarks/litellm_saturation.py [--requests 152] [--rpm 30] [--owners 4]
+        [--store redis://...] [--way ...]
 
 keyfleet comes three times: under LiteLLM's Router, as the plain function `acompletion`, and as
 `completion` in threads.
@@ -62,11 +63,11 @@ def deployments(keys: Sequence[str], base_url: str, rpm: int) -> list[Any]:
     ]
 
 
-def by_router(way: str, models: list[Any]) -> Batch:
+def by_router(way: str, models: list[Any], store: str) -> Batch:
     strategy = SIMPLE if way == ROUTER else way
     router: Any = litellm.Router(model_list=models, routing_strategy=strategy)
     if way == ROUTER:
-        KeyfleetRouting.install(router)
+        KeyfleetRouting.install(router, store=store)
     return gathered(lambda: router.acompletion("fast", MESSAGES))
 
 
@@ -96,10 +97,9 @@ def gathered(call: Callable[[], Awaitable[Any]]) -> Batch:
     return batch
 
 
-async def timed(
-    way: str, keys: Sequence[str], base_url: str, rpm: int, count: int
-) -> dict[str, float]:
+async def timed(given: argparse.Namespace, keys: Sequence[str], base_url: str) -> dict[str, float]:
     """Run a batch once LiteLLM has imported what it imports at the first calls."""
+    way, rpm = given.way, given.rpm
     models = deployments(keys, base_url, rpm)
     if way in (PLAIN, THREADS):
         limits = Limits(rpm=rpm)
@@ -108,26 +108,26 @@ async def timed(
             for n, key in enumerate(keys)
         ]
         await by_functions(way, KeyPool(owners[:1]))(3)
-        batch = by_functions(way, KeyPool(owners))
+        batch = by_functions(way, KeyPool(owners, store=given.store))
     else:
-        await by_router(SIMPLE, models[:1])(3)
-        batch = by_router(way, models)
+        await by_router(SIMPLE, models[:1], given.store)(3)
+        batch = by_router(way, models, given.store)
     await asyncio.sleep(2)  # its loggers come after the answers
     control = base_url.removesuffix("/v1")
     async with httpx.AsyncClient(base_url=control) as client:
         (await client.post("/_mock/reset")).raise_for_status()
         began = time.monotonic()
-        lost = await batch(count)
+        lost = await batch(given.requests)
         took = time.monotonic() - began
         state = (await client.get("/_mock/state")).json()
     refused = sum(state["rejected"].values())
     return {"lost": lost, "refused": refused, "received": state["received"], "took": took}
 
 
-def run(way: str, owners: int, rpm: int, count: int) -> dict[str, float]:
-    fleet = Fleet.simple({f"o{number}": {"rpm": rpm} for number in range(owners)})
+def run(given: argparse.Namespace) -> dict[str, float]:
+    fleet = Fleet.simple({f"o{number}": {"rpm": given.rpm} for number in range(given.owners)})
     with serve_process(fleet) as server:
-        return asyncio.run(timed(way, fleet.secrets(), server.base_url, rpm, count))
+        return asyncio.run(timed(given, fleet.secrets(), server.base_url))
 
 
 def arguments() -> argparse.Namespace:
@@ -135,6 +135,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=152)
     parser.add_argument("--rpm", type=int, default=30)
     parser.add_argument("--owners", type=int, default=4)
+    parser.add_argument(
+        "--store", default="memory", help="keyfleet's: redis://... for a shared one"
+    )
     parser.add_argument("--way", choices=WAYS, help="only this one, as JSON")
     return parser.parse_args()
 
@@ -144,7 +147,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     litellm.suppress_debug_info = True
     if given.way:
-        print(json.dumps(run(given.way, given.owners, given.rpm, given.requests)))
+        print(json.dumps(run(given)))
         return
     burst = given.owners * given.rpm
     fluid = (given.requests - burst) / (burst / 60)
