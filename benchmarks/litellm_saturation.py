@@ -1,6 +1,10 @@
-"""A batch larger than the quota, through LiteLLM's Router, by keyfleet and by two of its own ways.
+"""A batch larger than the quota: by two of LiteLLM's own strategies, and by keyfleet.
 
     python benchmarks/litellm_saturation.py [--requests 152] [--rpm 30] [--owners 4]
+        [--store redis://...] [--way ...]
+
+keyfleet comes three times: under LiteLLM's Router, as the plain function `acompletion`, and as
+`completion` in threads.
 
 Prints, for each, how many requests were lost (the caller got an error), how many the provider
 refused, and the time over the *fluid limit*: what is left after the full buckets, divided by the
@@ -18,6 +22,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -25,55 +31,103 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 import httpx
 import litellm
 
+from keyfleet import KeyPool, Limits, Organization
 from keyfleet.testing import Fleet, serve_process
-from litellm_keyfleet import KeyfleetRouting
+from litellm_keyfleet import KeyfleetRouting, acompletion, completion
 
+MODEL = "gpt-4o-mini"
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
-KEYFLEET = "keyfleet"
-WAYS = ("simple-shuffle", "usage-based-routing-v2", KEYFLEET)
+SIMPLE, BY_USAGE = "simple-shuffle", "usage-based-routing-v2"
+ROUTER, PLAIN, THREADS = "keyfleet", "keyfleet-acompletion", "keyfleet-completion"
+WAYS = (SIMPLE, BY_USAGE, ROUTER, PLAIN, THREADS)
+#: Threads that share the batch of synchronous calls: more than LiteLLM can keep busy at once.
+WORKERS = 64
+
+#: Sends so many calls at once; returns how many failed.
+Batch = Callable[[int], Awaitable[int]]
 
 
-async def batch(router: Any, count: int) -> tuple[int, float]:
-    """Send so many calls at once; return how many failed, and the seconds until all had ended."""
-    began = time.monotonic()
-    calls = (router.acompletion("fast", MESSAGES) for _ in range(count))
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    return sum(isinstance(one, BaseException) for one in answers), time.monotonic() - began
+def deployments(keys: Sequence[str], base_url: str, rpm: int) -> list[Any]:
+    return [
+        {
+            "model_name": "fast",
+            "litellm_params": {
+                "model": f"openai/{MODEL}",
+                "api_key": secret,
+                "api_base": base_url,
+                "rpm": rpm,
+            },
+            "model_info": {"id": secret[-6:], "keyfleet_provider": "openai"},
+        }
+        for secret in keys
+    ]
 
 
-async def timed(way: str, models: list[Any], url: str, count: int) -> tuple[int, float]:
-    """Do as `batch`, once LiteLLM has imported what it imports at the first calls."""
-    await batch(litellm.Router(model_list=models[:1]), 3)
-    await asyncio.sleep(2)  # its loggers come after the answers
-    strategy = "simple-shuffle" if way == KEYFLEET else way
-    router = litellm.Router(model_list=models, routing_strategy=strategy)
-    if way == KEYFLEET:
-        KeyfleetRouting.install(router)
-    async with httpx.AsyncClient() as client:
-        (await client.post(f"{url}/_mock/reset")).raise_for_status()
-    return await batch(router, count)
+def by_router(way: str, models: list[Any], store: str) -> Batch:
+    strategy = SIMPLE if way == ROUTER else way
+    router: Any = litellm.Router(model_list=models, routing_strategy=strategy)
+    if way == ROUTER:
+        KeyfleetRouting.install(router, store=store)
+    return gathered(lambda: router.acompletion("fast", MESSAGES))
 
 
-def run(way: str, owners: int, rpm: int, count: int) -> dict[str, float]:
-    fleet = Fleet.simple({f"o{number}": {"rpm": rpm} for number in range(owners)})
-    with serve_process(fleet) as server:
-        models = [
-            {
-                "model_name": "fast",
-                "litellm_params": {
-                    "model": "openai/gpt-4o-mini",
-                    "api_key": secret,
-                    "api_base": server.base_url,
-                    "rpm": rpm,
-                },
-                "model_info": {"id": secret[-6:], "keyfleet_provider": "openai"},
-            }
-            for secret in fleet.secrets()
+def by_functions(way: str, pool: KeyPool) -> Batch:
+    if way == PLAIN:
+        return gathered(lambda: acompletion(MODEL, MESSAGES, pool=pool))
+
+    def one(_: int) -> bool:
+        try:
+            completion(MODEL, MESSAGES, pool=pool)
+        except Exception:  # whatever it is, the caller has no answer
+            return False
+        return True
+
+    def share(count: int) -> int:
+        with ThreadPoolExecutor(WORKERS) as threads:
+            return list(threads.map(one, range(count))).count(False)
+
+    return lambda count: asyncio.to_thread(share, count)
+
+
+def gathered(call: Callable[[], Awaitable[Any]]) -> Batch:
+    async def batch(count: int) -> int:
+        answers = await asyncio.gather(*(call() for _ in range(count)), return_exceptions=True)
+        return sum(isinstance(one, BaseException) for one in answers)
+
+    return batch
+
+
+async def timed(given: argparse.Namespace, keys: Sequence[str], base_url: str) -> dict[str, float]:
+    """Run a batch once LiteLLM has imported what it imports at the first calls."""
+    way, rpm = given.way, given.rpm
+    models = deployments(keys, base_url, rpm)
+    if way in (PLAIN, THREADS):
+        limits = Limits(rpm=rpm)
+        owners = [
+            Organization(name=f"o{n}", keys=(key,), base_url=base_url, limits=limits)
+            for n, key in enumerate(keys)
         ]
-        lost, took = asyncio.run(timed(way, models, server.url, count))
-        state = httpx.get(f"{server.url}/_mock/state").json()
+        await by_functions(way, KeyPool(owners[:1]))(3)
+        batch = by_functions(way, KeyPool(owners, store=given.store))
+    else:
+        await by_router(SIMPLE, models[:1], given.store)(3)
+        batch = by_router(way, models, given.store)
+    await asyncio.sleep(2)  # its loggers come after the answers
+    control = base_url.removesuffix("/v1")
+    async with httpx.AsyncClient(base_url=control) as client:
+        (await client.post("/_mock/reset")).raise_for_status()
+        began = time.monotonic()
+        lost = await batch(given.requests)
+        took = time.monotonic() - began
+        state = (await client.get("/_mock/state")).json()
     refused = sum(state["rejected"].values())
     return {"lost": lost, "refused": refused, "received": state["received"], "took": took}
+
+
+def run(given: argparse.Namespace) -> dict[str, float]:
+    fleet = Fleet.simple({f"o{number}": {"rpm": given.rpm} for number in range(given.owners)})
+    with serve_process(fleet) as server:
+        return asyncio.run(timed(given, fleet.secrets(), server.base_url))
 
 
 def arguments() -> argparse.Namespace:
@@ -81,6 +135,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=152)
     parser.add_argument("--rpm", type=int, default=30)
     parser.add_argument("--owners", type=int, default=4)
+    parser.add_argument(
+        "--store", default="memory", help="keyfleet's: redis://... for a shared one"
+    )
     parser.add_argument("--way", choices=WAYS, help="only this one, as JSON")
     return parser.parse_args()
 
@@ -90,7 +147,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     litellm.suppress_debug_info = True
     if given.way:
-        print(json.dumps(run(given.way, given.owners, given.rpm, given.requests)))
+        print(json.dumps(run(given)))
         return
     burst = given.owners * given.rpm
     fluid = (given.requests - burst) / (burst / 60)

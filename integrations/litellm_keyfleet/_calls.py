@@ -1,10 +1,8 @@
-"""LiteLLM's functions over a pool, without a Router.
+"""One call of a LiteLLM function over a pool: a key for each attempt, and its lease's end.
 
-    from litellm_keyfleet import completion
-    completion("gpt-4o-mini", messages, pool=pool)
-
-LiteLLM has no hook that could choose a key for a synchronous call, so these stand in front of its
-functions: they wait for a lease, call with its key, and try another owner where that helps.
+LiteLLM has no hook that could choose a key for a synchronous call, so what is here stands in front
+of its functions: it waits for a lease, calls with its key, and tries another owner where that
+helps. `functions` has the functions themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any, Final
 
-import litellm
 from tenacity import stop_after_attempt
 
 from keyfleet._core.flow import Order, Reply
@@ -32,7 +29,7 @@ from ._errors import refusal
 from ._leases import Held
 from ._listener import hidden_retries_off
 from ._models import bare
-from ._reading import failure_headers, headers_of, outcome_of, usage_of
+from ._reading import failure_headers, from_cache, headers_of, outcome_of, usage_of
 from ._requests import plan_of
 from ._streams import AsyncStream, Stream
 from ._timeouts import seconds
@@ -41,74 +38,34 @@ _default: KeyPool | None = None
 _making: Final = Lock()
 
 
-def completion(
-    model: str, messages: list[Any], *, pool: KeyPool | None = None, **kwargs: Any
-) -> Any:
-    """Do as `litellm.completion`, with a key of the pool.
+class Call:
+    """One call of a LiteLLM function: what it will cost, and how an attempt is made.
 
     Args:
-        model: as LiteLLM names it, such as ``"openai/gpt-4o-mini"`` or ``"gpt-4o-mini"``.
-        messages: the chat.
-        pool: whose keys are used; ``None`` = `KeyPool.from_env`, made at the first call.
-        kwargs: as for `litellm.completion`. ``timeout`` bounds the wait for a key too;
-            ``num_retries`` is how many further attempts are made, by the pool's policy.
-
-    Raises:
-        RateLimitError: `litellm`'s: the pool grants no key in time, or every attempt was refused.
-        BadRequestError: no key may be used for the model.
+        function: LiteLLM's.
+        mode: what it is for, as LiteLLM names the mode of a model.
+        payload: the arguments that it names, the model among them.
+        pool: whose keys are used; ``None`` = the process's own.
+        kwargs: its other arguments.
     """
-    return _run(_Call(litellm.completion, "chat", model, {"messages": messages}, pool, kwargs))
-
-
-async def acompletion(
-    model: str, messages: list[Any], *, pool: KeyPool | None = None, **kwargs: Any
-) -> Any:
-    """Do as `completion`, without blocking the event loop."""
-    call = _Call(litellm.acompletion, "chat", model, {"messages": messages}, pool, kwargs)
-    return await _arun(call)
-
-
-def embedding(model: str, input: Any, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
-    """Do as `litellm.embedding`, with a key of the pool. See `completion`."""
-    hidden_retries_off()
-    return _run(_Call(litellm.embedding, "embedding", model, {"input": input}, pool, kwargs))
-
-
-async def aembedding(
-    model: str,
-    input: Any,
-    *,
-    pool: KeyPool | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Do as `embedding`, without blocking the event loop."""
-    hidden_retries_off()
-    return await _arun(
-        _Call(litellm.aembedding, "embedding", model, {"input": input}, pool, kwargs)
-    )
-
-
-class _Call:
-    """One call of a LiteLLM function: what it will cost, and how an attempt is made."""
 
     def __init__(
         self,
         function: Callable[..., Any],
         mode: str,
-        model: str,
         payload: Mapping[str, Any],
         pool: KeyPool | None,
         kwargs: Mapping[str, Any],
     ) -> None:
-        self.pool = pool or _from_env()
+        self.pool = pool or default_pool()
         self._function = function
-        self._arguments = {**kwargs, "model": model, **payload, "num_retries": 0, "max_retries": 0}
+        self._arguments = {**kwargs, **payload, "num_retries": 0, "max_retries": 0}
         self._providers: dict[str, Provider] = {
             key.provider: self.pool.provider(key) for key in self.pool.keys
         }
         several = len(self._providers) > 1
         planner = provider_named("generic") if several else next(iter(self._providers.values()))
-        self.model = model
+        self.model: str = payload["model"]
         self.plan: Plan = plan_of(
             planner, mode, payload.get("messages"), payload.get("input"), self._arguments
         )
@@ -162,7 +119,10 @@ class _Call:
         return Held(lease, self._providers[lease.provider], self.plan)
 
 
-def _run(call: _Call) -> Any:
+def run(call: Call) -> Any:
+    """Make a call in this thread, and return LiteLLM's answer."""
+    hidden_retries_off()
+
     def send(lease: Lease) -> Reply[Any]:
         try:
             return call.answered(lease, call.begin(lease))
@@ -178,14 +138,19 @@ def _run(call: _Call) -> Any:
         raise response
     if hasattr(response, "__next__"):
         return Stream(response, held)
-    if _from_cache(response):
+    if hasattr(response, "__anext__"):  # LiteLLM's `anthropic.messages.create` for some providers
+        return AsyncStream(response, held)
+    if from_cache(response):
         lease.release()
     else:
         held.done(usage_of(response), {})
     return response
 
 
-async def _arun(call: _Call) -> Any:
+async def arun(call: Call) -> Any:
+    """Do as `run`, without blocking the event loop."""
+    hidden_retries_off()
+
     async def send(lease: Lease) -> Reply[Any]:
         try:
             return call.answered(lease, await call.begin(lease))
@@ -203,16 +168,11 @@ async def _arun(call: _Call) -> Any:
         raise response
     if hasattr(response, "__anext__"):
         return AsyncStream(response, held)
-    if _from_cache(response):
+    if from_cache(response):
         await lease.arelease()
     else:
         await held.adone(usage_of(response), {})
     return response
-
-
-def _from_cache(response: object) -> bool:
-    hidden = getattr(response, "_hidden_params", None)
-    return isinstance(hidden, Mapping) and hidden.get("cache_hit") is True
 
 
 def _policy(policy: RetryPolicy, retries: object) -> RetryPolicy | None:
@@ -221,7 +181,8 @@ def _policy(policy: RetryPolicy, retries: object) -> RetryPolicy | None:
     return replace(policy, stop=stop_after_attempt(retries + 1))
 
 
-def _from_env() -> KeyPool:
+def default_pool() -> KeyPool:
+    """Return the process's own pool, `KeyPool.from_env`; it is made once."""
     global _default  # noqa: PLW0603 - one pool for the process, or its limits would not hold
     with _making:
         if _default is None:

@@ -14,7 +14,7 @@ import litellm
 from litellm.integrations.custom_logger import CustomLogger
 
 from . import _leases
-from ._reading import failure_headers, headers_of, outcome_of, usage_of
+from ._reading import failure_headers, from_cache, headers_of, outcome_of, usage_of
 
 if TYPE_CHECKING:
     from .routing import KeyfleetRouting
@@ -56,7 +56,7 @@ class Listener(CustomLogger):
         held = _leases.take(kwargs)
         if held is None:
             return
-        if _from_cache(kwargs):
+        if from_cache(response_obj, kwargs):
             await held.lease.arelease()
         else:
             await held.adone(usage_of(response_obj), headers_of(response_obj, kwargs))
@@ -79,7 +79,7 @@ class Listener(CustomLogger):
         held = _leases.take(kwargs)
         if held is None:
             return
-        if _from_cache(kwargs):
+        if from_cache(response_obj, kwargs):
             held.lease.release()
         else:
             held.done(usage_of(response_obj), headers_of(response_obj, kwargs))
@@ -148,13 +148,6 @@ def filters(callback: object) -> bool:
     """Whether a callback has a say in which deployments may serve."""
     own = getattr(type(callback), "async_filter_deployments", None)
     return own is not None and own is not getattr(CustomLogger, "async_filter_deployments", None)
-
-
-def _from_cache(kwargs: Mapping[str, Any]) -> bool:
-    logged = kwargs.get("standard_logging_object")
-    return kwargs.get("cache_hit") is True or (
-        isinstance(logged, Mapping) and logged.get("cache_hit") is True
-    )
 
 
 def _error(kwargs: Mapping[str, Any]) -> BaseException:

@@ -18,6 +18,7 @@ from keyfleet._protocols import Provider
 from keyfleet._usage import Usage
 
 _PREFIX: Final = "llm_provider-"
+_USAGE_EVENT: Final = b'"message_delta"'
 #: Failures before a connection stood, by class name: httpx and aiohttp both occur.
 _UNSENT: Final = frozenset(
     {
@@ -48,11 +49,9 @@ _LATE: Final = frozenset({"ReadTimeout", "WriteTimeout", "APITimeoutError", "Tim
 
 def headers_of(response: object, kwargs: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return the provider's headers of a success, names in lower case; empty = none known."""
-    hidden = getattr(response, "_hidden_params", None)
-    if isinstance(hidden, Mapping):
-        found = _unprefixed(hidden.get("additional_headers"))
-        if found:
-            return found
+    found = _unprefixed(_hidden(response, "additional_headers"))
+    if found:
+        return found
     for place in (
         getattr(response, "_response_headers", None),
         (kwargs or {}).get("response_headers"),
@@ -63,11 +62,30 @@ def headers_of(response: object, kwargs: Mapping[str, object] | None = None) -> 
     return {}
 
 
+def from_cache(response: object, kwargs: Mapping[str, object] | None = None) -> bool:
+    """Whether LiteLLM's response cache answered: nothing was sent."""
+    told = kwargs or {}
+    logged = told.get("standard_logging_object")
+    return (
+        _hidden(response, "cache_hit") is True
+        or told.get("cache_hit") is True
+        or (isinstance(logged, Mapping) and logged.get("cache_hit") is True)
+    )
+
+
+def _hidden(response: object, name: str) -> object:
+    """Return what LiteLLM notes on a response: in a dict, or for text completions an object."""
+    hidden = getattr(response, "_hidden_params", None)
+    return hidden.get(name) if isinstance(hidden, Mapping) else getattr(hidden, name, None)
+
+
 def usage_of(response: object) -> Usage | None:
     """Return what a success used; ``None`` = not told.
 
     Zero tokens in and out are LiteLLM's way to say that a stream told no usage.
     """
+    if isinstance(response, bytes):
+        response = _last_event(response)
     if isinstance(response, Mapping):
         told = response.get("usage")
     else:
@@ -79,6 +97,16 @@ def usage_of(response: object) -> Usage | None:
     if not read and not written:
         return None
     return Usage(input_tokens=read, output_tokens=written)
+
+
+def _last_event(chunk: bytes) -> object:
+    """Return the event of Anthropic's streams that tells the usage; ``None`` = another one."""
+    if _USAGE_EVENT not in chunk:
+        return None
+    try:
+        return json.loads(chunk.rpartition(b"data:")[2])
+    except ValueError:  # two events, or half a one: then the estimate stands
+        return None
 
 
 def failure_headers(error: BaseException | None) -> dict[str, str]:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from . import _leases
 from ._leases import Held
 from ._reading import failure_headers, outcome_of, usage_of
+
+
+def _closer(stream: object, name: str) -> Callable[[], Any] | None:
+    """Return what closes the connection behind a stream: LiteLLM wraps it several times."""
+    for _ in range(4):
+        close = getattr(stream, name, None)
+        if callable(close):
+            return close  # type: ignore[no-any-return]
+        stream = getattr(stream, "completion_stream", None) or getattr(stream, "response", None)
+    return None
 
 
 class _Watched:
@@ -51,8 +62,8 @@ class Stream(_Watched):
         held = _leases.take(self._data)
         if held is not None:
             held.lease.abandon()
-        close = getattr(getattr(self._inner, "completion_stream", None), "close", None)
-        if callable(close):
+        close = _closer(self._inner, "close")
+        if close is not None:
             close()
 
     def _end(self, error: Exception | None) -> None:
@@ -84,8 +95,8 @@ class AsyncStream(_Watched):
     async def aclose(self) -> None:
         """End the stream half-way."""
         await self._end(asyncio.CancelledError())
-        close = getattr(self._inner, "aclose", None)
-        if callable(close):
+        close = _closer(self._inner, "aclose")
+        if close is not None:
             await close()
 
     async def _end(self, error: BaseException | None) -> None:

@@ -8,7 +8,8 @@ handler installs keyfleet on the Proxy's Router when the first request comes, an
 the Proxy made a new one or changed its strategy.
 
 ``KEYFLEET_CONFIG`` names a configuration file whose keys are the deployments' credentials; without
-it the pool is made of the Proxy's ``model_list``, with the strategy ``KEYFLEET_STRATEGY``.
+it the pool is made of the Proxy's ``model_list``, with the strategy ``KEYFLEET_STRATEGY`` and the
+store ``KEYFLEET_STORE``. Several workers need a store that they share.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class ProxyHandler(CustomLogger):
         self._pool: KeyPool | None = None
         self._failed: object = None
         self._warned = False
+        self._warned_of_workers = False
 
     @property
     def routing(self) -> KeyfleetRouting | None:
@@ -72,17 +74,20 @@ class ProxyHandler(CustomLogger):
                 return
             if self._routing is not None:
                 log.warning("the Proxy changed its Router or its strategy: keyfleet installs again")
-            else:
-                _warn_of_workers()
             try:
                 self._routing = KeyfleetRouting.install(
                     router,
                     pool=self._configured(),
                     strategy=os.environ.get("KEYFLEET_STRATEGY", "headroom-weighted"),
+                    store=os.environ.get("KEYFLEET_STORE", "memory"),
                 )
             except ConfigError as error:
                 self._failed = router
                 log.error("keyfleet can't schedule for this Proxy, LiteLLM does: %s", error)
+                return
+            if not self._warned_of_workers:
+                self._warned_of_workers = True
+                _warn_of_workers(self._routing.pool)
 
     def _configured(self) -> KeyPool | None:
         path = os.environ.get("KEYFLEET_CONFIG")
@@ -91,12 +96,13 @@ class ProxyHandler(CustomLogger):
         return self._pool
 
 
-def _warn_of_workers() -> None:
-    workers = os.environ.get("NUM_WORKERS", "1")
-    if workers.isdigit() and int(workers) > 1:
+def _warn_of_workers(pool: KeyPool) -> None:
+    workers = os.environ.get("NUM_WORKERS", "1")  # LiteLLM sets it to its ``--num_workers``
+    if workers.isdigit() and int(workers) > 1 and pool._store.is_local:
         log.warning(
             "%s workers each schedule as if they were alone: together they may send %s times what "
-            "the owners' limits allow, until the answers' headers say so. Use one worker",
+            "the owners' limits allow, until the answers' headers say so. Give them a store that "
+            "they share, KEYFLEET_STORE=redis://..., or use one worker",
             workers,
             workers,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from litellm_keyfleet import KeyfleetRouting, proxy_handler
+from litellm_keyfleet import KeyfleetRouting, proxy_handler, uninstall
 
 from .conftest import MESSAGES, World, idle, idle_now
 from .test_calls import pool_of
@@ -28,7 +28,8 @@ async def test_the_pages_code_runs(world: World) -> None:
             "messages": MESSAGES,
             "pool": pool,
         }
-        routers, plain = blocks("py")[:2], blocks("py")[2:]
+        *routers, plain, dspy = blocks("py")
+        assert len(routers) == 2
         for block in routers:
             exec(compile(block, str(PAGE), "exec"), names)
             routing = names["router"].__dict__["async_get_available_deployment"].__self__
@@ -38,11 +39,20 @@ async def test_the_pages_code_runs(world: World) -> None:
             await idle(routing)
         assert routing.pool is pool
         before = world.received
-        assert len(plain) == 1
-        exec(compile(plain[0], str(PAGE), "exec"), names)
+        exec(compile(plain, str(PAGE), "exec"), names)
         assert names["answer"].choices[0].message.content
         idle_now(routing)
         assert world.received == before + 1
+        world.provider.script("[[ ## answer ## ]]\nMany.\n\n[[ ## completed ## ]]")
+        try:
+            exec(compile(dspy, str(PAGE), "exec"), names)
+            names["dspy"].configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+            answer = names["dspy"].Predict("question -> answer")
+            assert answer(question="What is a fleet?").answer == "Many."
+        finally:
+            uninstall()
+        assert world.received == before + 2
+        assert sum(key.answered for key in pool.status().keys) == 3
 
 
 def test_the_proxys_configuration_names_the_handler() -> None:

@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 PRINTS = {
     "litellm_router.py": ["122 answers", "org-0:", "0 refused"],
     "litellm_calls.py": ["2 embeddings"],
+    "litellm_dspy.py": ["122 answers, such as: A group under one command.", "acme-1:", "globex-1:"],
 }
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.stores.redis_kit import serving
 
 from litellm_keyfleet.proxy import _PROXY, ProxyHandler
 
@@ -19,7 +20,7 @@ from .conftest import MESSAGES, World, idle
 def proxy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType(_PROXY)
     monkeypatch.setitem(sys.modules, _PROXY, module)
-    for name in ("KEYFLEET_CONFIG", "KEYFLEET_STRATEGY", "NUM_WORKERS"):
+    for name in ("KEYFLEET_CONFIG", "KEYFLEET_STRATEGY", "KEYFLEET_STORE", "NUM_WORKERS"):
         monkeypatch.delenv(name, raising=False)
     return module
 
@@ -90,6 +91,34 @@ async def test_the_strategy_is_named_by_the_environment(
     await ask(handler)
     assert handler.routing is None
     assert "no-such-strategy" in caplog.text
+
+
+async def test_several_workers_are_warned_of_unless_they_share_a_store(
+    world: World, proxy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NUM_WORKERS", "2")
+    for _ in range(2):
+        proxy.llm_router = world.router()
+        handler = ProxyHandler()
+        await ask(handler)
+        await ask(handler)
+        assert handler.routing is not None
+        world.installed.append(handler.routing)
+        assert caplog.text.count("2 workers each schedule") == 1
+        with serving() as server:
+            monkeypatch.setenv("KEYFLEET_STORE", server.url)
+
+
+async def test_a_store_that_is_none_leaves_it_to_litellm(
+    world: World, proxy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KEYFLEET_STORE", "postgres://user:hidden@localhost")
+    proxy.llm_router = world.router()
+    handler = ProxyHandler()
+    await ask(handler)
+    assert handler.routing is None
+    assert "can't schedule" in caplog.text
+    assert "hidden" not in caplog.text
 
 
 async def test_without_a_router_it_says_so_once(
