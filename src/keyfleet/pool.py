@@ -335,12 +335,7 @@ class KeyPool:
             except BaseException:  # also an interrupt: what was granted must come back
                 self.finish(abandoned(begun))
                 raise
-            settle = settled_by(begun, first)
-            if settle is not None:
-                self.finish(settle)
-            if first.outcome.ok:
-                with self._lock:
-                    self._budget.earn()
+            if self._succeeded(begun, first):
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
@@ -364,17 +359,23 @@ class KeyPool:
             except BaseException:  # also cancellation: what was granted must come back
                 self.finish(abandoned(begun))
                 raise
-            settle = settled_by(begun, first)
-            if settle is not None:
-                self.finish(settle)
-            if first.outcome.ok:
-                with self._lock:
-                    self._budget.earn()
+            if self._succeeded(begun, first):
                 return lease, first
             last = begun, cast(Reply[object], first)
         flow = self.call_flow(order, retry, last)
         grant, reply = await arun(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
+
+    def _succeeded(self, grant: Grant, reply: Reply[R]) -> bool:
+        """Take in what came of an attempt that was made without a flow."""
+        settle = settled_by(grant, reply)
+        if settle is not None:
+            self.finish(settle)
+        if not reply.outcome.ok:
+            return False
+        with self._lock:
+            self._budget.earn()
+        return True
 
     def _at_once(self, order: Order) -> Grant | None:
         """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
