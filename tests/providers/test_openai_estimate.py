@@ -51,6 +51,28 @@ def test_chat_counts_bytes_of_text_only() -> None:
     assert found.demand.tokens == 10 + 1 + 1
 
 
+@pytest.mark.parametrize(
+    ("model", "volume", "family"),
+    [
+        ("gpt-5.5", 272_000 * 4 - 8, "gpt-5.5"),
+        ("gpt-5.5", 272_001 * 4, "gpt-5.5-long-context"),
+        ("gpt-5.5-2026-04-01", 272_001 * 4, "gpt-5.5-long-context"),
+        ("gpt-4.1", 300_000 * 4, "gpt-4.1"),
+    ],
+)
+def test_long_requests_have_limits_of_their_own(model: str, volume: int, family: str) -> None:
+    messages = [{"role": "user", "content": "x" * volume}]
+    demand = plan("chat/completions", model=model, messages=messages).demand
+    assert OpenAI().family(demand.model) == family
+    assert demand.tokens == -(-volume // 4) + 2
+
+
+def test_where_long_requests_begin_can_be_told() -> None:
+    provider = OpenAI(long_context={"gpt-4o": 10})
+    assert chat("x" * 80, provider=provider).demand.model == "gpt-4o-long-context"
+    assert chat("x", provider=provider).demand.model == "gpt-4o"
+
+
 def test_every_image_costs_the_same() -> None:
     parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "x" * 4000}}] * 2
     found = plan("chat/completions", messages=[{"content": [*parts, {"text": "four"}]}])

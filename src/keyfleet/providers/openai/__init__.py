@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final, get_args
 
 from ..._keys import ApiKey
@@ -22,6 +23,8 @@ __all__ = ["OpenAI", "Reserve"]
 
 #: The date of a snapshot (``-2024-08-06``, before 2024 ``-0613``): it shares its alias's limits.
 _SNAPSHOT: Final = re.compile(r"-(?:20\d\d-\d\d-\d\d|(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01]))$")
+#: Models whose long requests have limits of their own, and where those begin.
+LONG_CONTEXT: Final[Mapping[str, int]] = {"gpt-5.5": 272_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class OpenAI:
             `keyfleet.tokens.counter`.
         families: model -> name of the bucket, for models that your limits page lists under one
             "shared limit".
+        long_context: model -> most input tokens under its usual limits. A request beyond them is
+            planned for ``"MODEL-long-context"``, which has limits of its own (page "gpt-5.5",
+            autumn 2026).
         name: its name in a configuration.
         base_url: where requests go when a key names no other place.
 
@@ -48,10 +54,12 @@ class OpenAI:
     reserve: Reserve = "auto"
     count_tokens: TokenCounter = bytes4
     families: Mapping[str, str] = field(default_factory=dict)
+    long_context: Mapping[str, int] = field(default_factory=lambda: LONG_CONTEXT)
     name: str = "openai"
     base_url: str = "https://api.openai.com/v1"
 
     _policy: _estimate.Policy = field(init=False, repr=False, compare=False)
+    _shortest: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.reserve not in get_args(Reserve):
@@ -60,6 +68,7 @@ class OpenAI:
             )
         policy = _estimate.Policy(reserve=self.reserve, count_tokens=self.count_tokens)
         object.__setattr__(self, "_policy", policy)
+        object.__setattr__(self, "_shortest", min(self.long_context.values(), default=inf))
 
     def family(self, model: str) -> str:
         """Return the bucket's name: a fine-tuned model's base, without a snapshot's date."""
@@ -69,7 +78,13 @@ class OpenAI:
 
     def plan(self, method: str, path: str, content_type: str, body: bytes) -> Plan:
         """Read a request; see `keyfleet.providers.openai._estimate`."""
-        return _estimate.plan(method, path, content_type, body, self._policy)
+        plan = _estimate.plan(method, path, content_type, body, self._policy)
+        if plan.demand.input_tokens <= self._shortest:
+            return plan
+        family = self.family(plan.demand.model)
+        if plan.demand.input_tokens <= self.long_context.get(family, inf):
+            return plan
+        return plan._replace(demand=replace(plan.demand, model=f"{family}-long-context"))
 
     def credentials(self, key: ApiKey) -> Mapping[str, str | None]:
         """Return the key as a bearer token, and its ids where it has them."""
