@@ -7,8 +7,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -167,35 +167,56 @@ def test_slots_are_never_too_many_and_wake_who_waits_elsewhere(server: TestServe
     assert jain(counts) > 0.9, counts
 
 
-async def _use(pool: KeyPool, times: int, granted: list[float]) -> None:
+async def _use(pool: KeyPool, times: int, granted: list[KeyPool]) -> None:
     for _ in range(times):
         lease = await pool.alease(Demand(model="m"), timeout=60)
-        granted.append(time.monotonic())
+        granted.append(pool)
         await asyncio.sleep(0.01)
         await lease.asettle(Usage())
 
 
+@asynccontextmanager
+async def one_slot(server: TestServer) -> AsyncIterator[tuple[KeyPool, KeyPool]]:
+    """Two processes of a fleet that may have one call in flight."""
+    keys, limits = ("sk-acme-0123456789abcdef",), Limits(concurrent=1)
+    acme = Organization(name="acme", keys=keys, limits=limits)
+    namespace = f"fleet-{next(NAMES)}"
+    first, second = (
+        KeyPool([acme], store=RedisStore(server.url, namespace=namespace)) for _ in range(2)
+    )
+    for pool in (first, second):
+        for key in pool.keys:  # nobody answers here, so nobody is on trial
+            pool._scheduler.key_subject(key).proven = True
+    yield first, second
+    await first.aclose()
+    await second.aclose()
+
+
+def test_a_process_goes_on_with_its_slot_for_a_moment_only(server: TestServer) -> None:
+    async def compete() -> None:
+        async with one_slot(server) as (first, second):
+            granted: list[KeyPool] = []
+            hogging = [asyncio.ensure_future(_use(first, 150, granted)) for _ in range(4)]
+            await asyncio.sleep(0.5)
+            before = len(granted)
+            await _use(second, 1, granted)
+            assert len(granted) - before < 300, "the rest of the 600"
+            await asyncio.gather(*hogging)
+
+    asyncio.run(compete())
+
+
 def test_who_waits_no_more_keeps_no_slot_from_others(server: TestServer) -> None:
     """A process that took slots for its calls, and has none left, stands in nobody's way."""
-    acme = Organization(
-        name="acme", keys=("sk-acme-0123456789abcdef",), limits=Limits(concurrent=1)
-    )
-    namespace = f"fleet-{next(NAMES)}"
 
     async def take_turns() -> None:
-        stores = [RedisStore(server.url, namespace=namespace) for _ in range(2)]
-        pools = [KeyPool([acme], store=store) for store in stores]
-        for pool in pools:
-            for key in pool.keys:  # nobody answers here, so nobody is on trial
-                pool._scheduler.key_subject(key).proven = True
-        granted: list[float] = []
-        await asyncio.gather(*(_use(pools[n % 2], 5, granted) for n in range(6)))
-        began = time.monotonic()
-        for pool in pools:
-            for _ in range(3):
-                await _use(pool, 1, granted)
-        assert time.monotonic() - began < 4.5, "somebody waited until it asked again"
-        for pool in pools:
-            await pool.aclose()
+        async with one_slot(server) as pools:
+            granted: list[KeyPool] = []
+            await asyncio.gather(*(_use(pools[n % 2], 5, granted) for n in range(6)))
+            began = time.monotonic()
+            for pool in pools:
+                for _ in range(3):
+                    await _use(pool, 1, granted)
+            assert time.monotonic() - began < 4.5, "somebody waited until it asked again"
 
     asyncio.run(take_turns())
