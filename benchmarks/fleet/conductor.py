@@ -91,12 +91,6 @@ class Store:
         if by == "empty":
             dump.unlink(missing_ok=True)
         self._server.start()
-        assert (by == "empty") == (not _holds(self._server))
-
-
-def _holds(server: TestServer) -> bool:
-    with server.client() as client:
-        return bool(client.dbsize())
 
 
 def run(order: Order) -> Figures:
@@ -148,5 +142,3 @@ def _hurt(order: Order, workers: list[Worker], store: Store, began: float) -> li
         time.sleep(max(0.0, began + at - time.monotonic()))
         act()
     return killed
-
-

@@ -132,7 +132,8 @@ class Figures:
         yield f"CPU of the processes {cpu:.1f} s"
         if order.kill:
             after = order.seconds / 2 + order.lifetime
-            yield f"from a lifetime after the kill on: {self.rate_after(after + 1):.1%} of the rates"
+            rate = self.rate_after(after + 1)
+            yield f"from a lifetime after the kill on: {rate:.1%} of the rates"
         if order.away:
             there = order.seconds / 3 + order.away
             gone = sum(self.in_seconds(order.seconds / 3 + 1, there))

@@ -284,7 +284,7 @@ def test_one_that_is_to_fail_fails(own: TestServer) -> None:
             store_of(pool).merge("acme", "other", NOW())
         own.start()
         pool.lease(CALL).settle(Usage(input_tokens=TOKENS))
-    with pytest.raises(ConfigError, match='"wait", "fail"'):
+    with pytest.raises(ConfigError, match='"wait", "degrade", "fail"'):
         RedisStore(own.url, on_failure="hope")  # type: ignore[arg-type]
 
 
