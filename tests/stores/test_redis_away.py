@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from threading import Thread
 from time import sleep
 
 import pytest
-from tests.stores.redis_kit import TestServer, serving
+from tests.stores.redis_kit import TestServer
 
 from keyfleet import (
     ConfigError,
@@ -42,12 +42,6 @@ TOKENS = 100
 #: room for claims that a server which hangs takes in after all, and that are undone.
 LIMITS = Limits(tpd=8640)
 CALL = Demand(model="m", input_tokens=TOKENS)
-
-
-@pytest.fixture
-def own() -> Iterator[TestServer]:
-    with serving() as running:
-        yield running
 
 
 def pool_of(server: TestServer, on_failure: str = "wait", **limits: float) -> KeyPool:

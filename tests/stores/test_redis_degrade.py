@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from tests.stores.redis_kit import TestServer, serving
+from tests.stores.redis_kit import TestServer
 from tests.stores.test_redis_away import (
     CALL,
     NAMES,
@@ -27,12 +27,6 @@ from tests.stores.test_redis_processes import admitted, fleet, jain, most_beyond
 from keyfleet import Demand, KeyPool, Lease, Limits, Organization, Usage, WaitTimeout
 from keyfleet.stores.redis import RedisStore
 from keyfleet.stores.redis import _wire as wire
-
-
-@pytest.fixture
-def own() -> Iterator[TestServer]:
-    with serving() as running:
-        yield running
 
 
 @contextmanager

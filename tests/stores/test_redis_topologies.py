@@ -11,14 +11,14 @@ from time import monotonic, sleep
 import pytest
 import redis
 from tests.stores import test_redis_contract as contract
-from tests.stores.redis_kit import BINARY, TestServer, free_port, serving
+from tests.stores.redis_kit import TestServer, binary, free_port, serving
 
 from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, WaitTimeout
 from keyfleet._core.ledger import LimitsFor
 from keyfleet._protocols import Store
 from keyfleet.stores.redis import RedisStore
 
-pytestmark = pytest.mark.realtime
+pytestmark = [pytest.mark.realtime, pytest.mark.usefixtures("engine")]
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def is_whole(node: TestServer) -> bool:
 
 
 @pytest.fixture(scope="module")
-def cluster_url() -> Iterator[str]:
+def cluster_url(engine: str) -> Iterator[str]:
     with cluster() as url:
         yield url
 
@@ -121,7 +121,7 @@ def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
             "sentinel down-after-milliseconds fleet 500\n"
             "sentinel failover-timeout fleet 3000\n"
         )
-        command = [str(BINARY), str(config), "--sentinel"]
+        command = [str(binary()), str(config), "--sentinel"]
         sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         stack.callback(sentinel.wait)
         stack.callback(sentinel.kill)

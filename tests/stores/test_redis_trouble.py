@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from itertools import count
 from threading import Thread
 from time import sleep
@@ -25,13 +24,6 @@ NOW = SystemClock().now
 LIMITS = Limits(tpd=1001, concurrent=5)
 CALL = Demand(input_tokens=100).costs
 KEY = ApiKey(key_id="acme#1", secret=Secret("sk-proj-very-secret-0123456789"), organization="acme")
-
-
-@pytest.fixture
-def own() -> Iterator[TestServer]:
-    """A server that a test may stop."""
-    with serving() as running:
-        yield running
 
 
 def store_of(server: TestServer, **options: float) -> tuple[RedisStore, Account]:
@@ -214,7 +206,7 @@ def test_a_full_server_refuses_and_says_so(own: TestServer) -> None:
     store.close()
 
 
-def test_a_wrong_password_is_told_without_the_right_or_the_wrong_one() -> None:
+def test_a_wrong_password_is_told_without_the_right_or_the_wrong_one(engine: str) -> None:
     with serving("--requirepass", "right-password") as server:
         url = f"redis://:wrong-password@127.0.0.1:{server.port}/0"
         store = RedisStore(url, limits_for=lambda *_: LIMITS)
