@@ -126,6 +126,23 @@ def test_only_the_head_books() -> None:
     assert second.booking is not None  # who was granted served the next
 
 
+def test_who_is_granted_wakes_those_that_queued_while_it_asked() -> None:
+    """Answers overtake each other: who asked later may be told first that it must wait."""
+    world = World(tpm=6000)
+    first, second = world.enter(5000), world.enter(5900)
+    asks, behind = (world.scheduler.step(ticket, world.now) for ticket in (first, second))
+    assert isinstance(asks, Reserve)
+    assert isinstance(behind, Reserve)
+    granted = world.store.reserve(Claim(list(asks.claim.accounts), first.costs), world.now)
+    world.answer(behind)
+    assert world.wait(second) == INF, "who asks the store wakes it"
+    world.scheduler.woken.clear()
+    world.scheduler.answered(asks, granted, world.now)
+    assert world.scheduler.step(first, world.now) is None
+    assert second in world.scheduler.woken
+    assert world.wait(second) < INF
+
+
 def test_one_newcomer_at_a_time_asks_for_a_place() -> None:
     world = World(tpm=6000).drained()
     asking = world.enter(600)

@@ -21,6 +21,8 @@ async def main(url: str, order: dict[str, Any]) -> None:
         namespace=order.get("namespace", "fleet"),
         lifetime=order.get("lifetime", 900.0),
         share_for=order.get("share_for", 0.0),
+        on_failure=order.get("on_failure", "wait"),
+        timeout=order.get("timeout", 2.0),
     )
     organizations = [
         Organization(
@@ -50,7 +52,8 @@ async def main(url: str, order: dict[str, Any]) -> None:
 
     await asyncio.gather(*(work() for _ in range(order.get("tasks", 20))))
     await pool.aclose()
-    print(json.dumps({"granted": granted, "steps": store.steps}), flush=True)
+    report = {"granted": granted, "steps": store.steps, "alone": store.granted_alone}
+    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

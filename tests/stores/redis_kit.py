@@ -15,21 +15,49 @@ from time import monotonic, sleep
 import pytest
 import redis
 
-BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+#: What servers tests are run over, each where it is installed.
+ENGINES = ("redis-server", "valkey-server")
+#: The one that `serving` starts: the first that is there, unless a test says which.
+_chosen: list[str] = []
+
+
+def binary() -> str | None:
+    """Return the path of the server that is started."""
+    names = _chosen[-1:] or ENGINES
+    return next((path for path in map(shutil.which, names) if path is not None), None)
+
+
+@contextmanager
+def chosen(engine: str) -> Iterator[None]:
+    """Start this one meanwhile; skip where it is not installed. Either of them is enough."""
+    if shutil.which(engine) is None and any(map(shutil.which, ENGINES)):
+        pytest.skip(f"no {engine} on PATH")
+    _chosen.append(engine)
+    try:
+        yield
+    finally:
+        _chosen.pop()
 
 
 def needs_server() -> None:
     """Skip where no server is installed; where tests must be whole, fail."""
-    if BINARY is None:
+    if binary() is None:
         if os.environ.get("CI"):
             pytest.fail("no redis-server or valkey-server on PATH: CI needs one")
         pytest.skip("no redis-server or valkey-server on PATH")
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a port that is free, and 10,000 above the one that nodes of a cluster talk on."""
+    while True:
+        with socket.socket() as one, socket.socket() as bus:
+            one.bind(("127.0.0.1", 0))
+            port = int(one.getsockname()[1])
+            try:
+                bus.bind(("127.0.0.1", port + 10_000))
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 class TestServer:
@@ -48,8 +76,9 @@ class TestServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        assert BINARY is not None
-        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        path = binary()
+        assert path is not None
+        command = [path, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self.folder), "--appendonly", "no", *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         until = monotonic() + 20

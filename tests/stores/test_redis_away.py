@@ -6,14 +6,16 @@ Nothing here depends on how long a machine takes: what must happen is waited for
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from threading import Thread
 from time import sleep
 
 import pytest
-from tests.stores.redis_kit import TestServer, serving
+from redis.exceptions import ResponseError
+from tests.stores.redis_kit import TestServer
 
 from keyfleet import (
     ConfigError,
@@ -32,6 +34,7 @@ from keyfleet._keys import ApiKey, Secret
 from keyfleet.stores.redis import RedisStore
 from keyfleet.stores.redis import _wire as wire
 from keyfleet.stores.redis._away import FIRST_PAUSE, LONGEST_PAUSE, Absence
+from keyfleet.stores.redis._server import Unready, _ours
 
 NAMES = count()
 NOW = SystemClock().now
@@ -42,12 +45,6 @@ TOKENS = 100
 #: room for claims that a server which hangs takes in after all, and that are undone.
 LIMITS = Limits(tpd=8640)
 CALL = Demand(model="m", input_tokens=TOKENS)
-
-
-@pytest.fixture
-def own() -> Iterator[TestServer]:
-    with serving() as running:
-        yield running
 
 
 def pool_of(server: TestServer, on_failure: str = "wait", **limits: float) -> KeyPool:
@@ -219,6 +216,40 @@ def test_a_server_that_is_full_is_waited_for(own: TestServer) -> None:
         assert not is_away(pool)
 
 
+def test_a_server_that_cannot_save_is_waited_for(own: TestServer) -> None:
+    with pool_of(own) as pool:
+        pool.lease(CALL).settle(Usage(input_tokens=TOKENS))
+        client = own.client()
+        client.config_set("save", "3600 1")
+        shutil.rmtree(own.folder)
+        client.bgsave()
+        until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it failed")
+        waits = Thread(target=lambda: pool.lease(CALL, timeout=PATIENCE).settle(Usage()))
+        waits.start()
+        until(lambda: is_away(pool), "it refuses to write")
+        client.config_set("stop-writes-on-bgsave-error", "no")
+        waits.join(PATIENCE)
+        assert not waits.is_alive()
+        assert not is_away(pool)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Error running script (call to f_95bd): @user_script:419: @user_script: 419: -OOM command "
+        "not allowed when used memory > 'maxmemory'.",  # Redis 6.2
+        "-READONLY You can't write against a read only replica.",
+        "BUSY Redis is busy running a script.",
+    ],
+)
+def test_refusals_that_pass_are_known_by_their_words(message: str) -> None:
+    with pytest.raises(Unready), _ours():
+        raise ResponseError(message)
+    with pytest.raises(StoreError) as other, _ours():
+        raise ResponseError("NOPERM this user has no permissions, -OOMPH")
+    assert not isinstance(other.value, Unready)
+
+
 def test_a_pool_that_is_closed_meanwhile_ends_those_that_wait(own: TestServer) -> None:
     pool = pool_of(own)
     own.stop()
@@ -284,7 +315,7 @@ def test_one_that_is_to_fail_fails(own: TestServer) -> None:
             store_of(pool).merge("acme", "other", NOW())
         own.start()
         pool.lease(CALL).settle(Usage(input_tokens=TOKENS))
-    with pytest.raises(ConfigError, match='"wait", "fail"'):
+    with pytest.raises(ConfigError, match='"wait", "degrade", "fail"'):
         RedisStore(own.url, on_failure="hope")  # type: ignore[arg-type]
 
 

@@ -301,7 +301,7 @@ def test_a_key_that_could_be_guessed_is_not_named(server: TestServer) -> None:
         assert not store._health._outgoing
 
 
-def test_health_is_shared_after_the_server_forgot_all() -> None:
+def test_health_is_shared_after_the_server_forgot_all(engine: str) -> None:
     with serving() as server:
         first, second = (Process(server.url, "n", "a", "b") for _ in range(2))
         begun(first, second)
@@ -319,7 +319,7 @@ def test_health_is_shared_after_the_server_forgot_all() -> None:
         second.pool.close()
 
 
-def test_a_server_that_is_away_at_the_start_is_told_by_the_claim() -> None:
+def test_a_server_that_is_away_at_the_start_is_told_by_the_claim(engine: str) -> None:
     with serving() as server:
         process = Process(server.url, "n", "a", "b", timeout=1.0, on_failure="fail")
         other = Process(server.url, "n", "a", "b")

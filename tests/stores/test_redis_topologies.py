@@ -11,30 +11,29 @@ from time import monotonic, sleep
 import pytest
 import redis
 from tests.stores import test_redis_contract as contract
-from tests.stores.redis_kit import BINARY, TestServer, free_port, serving
+from tests.stores.redis_kit import TestServer, binary, free_port, serving
 
 from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, WaitTimeout
 from keyfleet._core.ledger import LimitsFor
 from keyfleet._protocols import Store
 from keyfleet.stores.redis import RedisStore
 
-pytestmark = pytest.mark.realtime
+pytestmark = [pytest.mark.realtime, pytest.mark.usefixtures("engine")]
 
 
 @contextmanager
 def cluster() -> Iterator[str]:
     with ExitStack() as stack:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port")
-        buses = [free_port() for _ in range(3)]
-        nodes = [stack.enter_context(serving(*options, str(bus))) for bus in buses]
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "5000")
+        nodes = [stack.enter_context(serving(*options)) for _ in range(3)]
         first = nodes[0].client()
         bounds = [(0, 5460), (5461, 10922), (10923, 16383)]
-        for node, bus, (low, high) in zip(nodes, buses, bounds, strict=True):
+        for node, (low, high) in zip(nodes, bounds, strict=True):
             client = node.client()
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", low, high)
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(low, high + 1))
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", low + 1)
             if node is not nodes[0]:
-                first.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+                first.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
         until = monotonic() + 30
         while not all(is_whole(node) for node in nodes):
             assert monotonic() < until, "the cluster doesn't come together"
@@ -53,7 +52,7 @@ def is_whole(node: TestServer) -> bool:
 
 
 @pytest.fixture(scope="module")
-def cluster_url() -> Iterator[str]:
+def cluster_url(engine: str) -> Iterator[str]:
     with cluster() as url:
         yield url
 
@@ -108,7 +107,7 @@ async def test_tasks_of_a_pool_over_a_cluster(cluster_url: str) -> None:
 def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
     with ExitStack() as stack:
         master = stack.enter_context(serving())
-        replica = stack.enter_context(serving("--replicaof", f"127.0.0.1 {master.port}"))
+        replica = stack.enter_context(serving("--replicaof", "127.0.0.1", str(master.port)))
         until = monotonic() + 20
         while replica.client().info("replication")["master_link_status"] != "up":
             assert monotonic() < until, "the replica doesn't follow"
@@ -121,7 +120,7 @@ def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
             "sentinel down-after-milliseconds fleet 500\n"
             "sentinel failover-timeout fleet 3000\n"
         )
-        command = [str(BINARY), str(config), "--sentinel"]
+        command = [str(binary()), str(config), "--sentinel"]
         sentinel = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         stack.callback(sentinel.wait)
         stack.callback(sentinel.kill)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from itertools import count
 from threading import Thread
+from time import sleep
 
 import pytest
 from tests.stores.redis_kit import TestServer, serving
@@ -26,19 +26,13 @@ CALL = Demand(input_tokens=100).costs
 KEY = ApiKey(key_id="acme#1", secret=Secret("sk-proj-very-secret-0123456789"), organization="acme")
 
 
-@pytest.fixture
-def own() -> Iterator[TestServer]:
-    """A server that a test may stop."""
-    with serving() as running:
-        yield running
-
-
 def store_of(server: TestServer, **options: float) -> tuple[RedisStore, Account]:
     store = RedisStore(
         server.url,
         namespace=f"trouble-{next(NAMES)}",
         limits_for=lambda *_: LIMITS,
         timeout=options.get("timeout", 1.0),
+        lifetime=options.get("lifetime", 900.0),
         on_failure="fail",
     )
     return store, store.account(KEY, "m", NOW())
@@ -83,6 +77,52 @@ def test_a_server_that_lost_all_is_told_what_was_known(own: TestServer) -> None:
     assert room(store, account) == 5, "as it was last known, not full"
     give(store, held)  # reserved before, and unknown now
     store.flush()
+    store.close()
+
+
+def test_what_an_answer_tells_does_not_make_a_configured_bucket_anew(own: TestServer) -> None:
+    """Of a server that lost all: what is stated may be less than what the provider allows."""
+    store, account = store_of(own)
+    for _ in range(5):
+        give(store, take(store, account))
+    held = take(store, account)
+    store.flush()
+    own.client().flushall()
+    told = Reading(metric=Metric.TOKENS, limit=9000.0, level=8000.0, period=86_400.0)
+    store.settle(Settlement(held, CALL, (told,)), NOW())
+    store.flush()
+    assert room(store, account) == 4, "as it was last known"
+    store.close()
+
+
+def slots(store: RedisStore, account: Account) -> list[Reservation]:
+    """Return calls that take a slot each, and nothing else, as many as there are."""
+    costs, taken = (0, 0, 0, 0, 0, 1, 0.0), []
+    while isinstance(answer := store.reserve(Claim([account], costs), NOW()), Reservation):
+        taken.append(answer)
+    return taken
+
+
+def test_slots_that_a_lost_server_knew_of_come_back_though_their_holder_died(
+    own: TestServer,
+) -> None:
+    store, account = store_of(own, lifetime=7.0)
+    died, lives = (store.reserve(Claim([account], CALL), NOW()) for _ in range(2))
+    assert isinstance(died, Reservation)
+    assert isinstance(lives, Reservation)
+    own.client().flushall()
+    first = slots(store, account)
+    assert len(first) == 3
+    sleep(3.0)
+    for one in (lives, *first):  # each by who held it
+        give(store, one)
+    assert len(slots(store, account)) == 4
+    again, began = [], NOW()
+    while not again:
+        assert NOW() < began + 20, "it didn't come back with its lifetime"
+        again = slots(store, account)
+        sleep(0.05)
+    assert len(again) == 1, "that of the one that died, and none twice"
     store.close()
 
 
@@ -166,7 +206,7 @@ def test_a_full_server_refuses_and_says_so(own: TestServer) -> None:
     store.close()
 
 
-def test_a_wrong_password_is_told_without_the_right_or_the_wrong_one() -> None:
+def test_a_wrong_password_is_told_without_the_right_or_the_wrong_one(engine: str) -> None:
     with serving("--requirepass", "right-password") as server:
         url = f"redis://:wrong-password@127.0.0.1:{server.port}/0"
         store = RedisStore(url, limits_for=lambda *_: LIMITS)

@@ -471,6 +471,8 @@ class Scheduler:
         ticket, frontier = effect.ticket, effect.frontier
         if ticket.lane.asking is ticket:
             ticket.lane.asking = None
+            if ticket.lane.head is not None:  # it sleeps until it is woken, see `_looks_at`
+                self.woken.append(ticket.lane.head)
         self._away = answer.away if type(answer) is Short else None
         match answer:
             case Reservation():

@@ -276,9 +276,12 @@ class StoreTable(Table):
         description="Seconds for which a process may spend a share of what an owner has without "
         "asking for each call; 0: every call asks.",
     )
-    on_failure: Literal["wait", "fail"] = Field(
+    on_failure: Literal["wait", "degrade", "fail"] = Field(
         default="wait",
-        description="While the server is away calls wait for it as for headroom, or fail.",
+        description=(
+            "While the server is away calls wait for it as for headroom, each process goes on with "
+            "its part of the quota, or they fail."
+        ),
     )
 
 

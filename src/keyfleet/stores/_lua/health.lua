@@ -113,7 +113,8 @@ local function beat()
   end
   if runs_for < 0 then return end
   call('HSET', about, process, pack('>d', now - runs_for) .. ARGV[4])
-  call('ZADD', alive, now + alive_for, process)
+  -- The others are to know at once how many they are: it counts while this server is away.
+  if call('ZADD', alive, now + alive_for, process) == 1 then changed = true end
   for _, kept in ipairs({ about, alive }) do call('PEXPIRE', kept, math.ceil(alive_for / 1000)) end
 end
 

@@ -16,7 +16,8 @@
 -- ARGV[1] numbers; [2] the process; [3] the reservation's id; [4] the id of a booking that is held,
 -- or nothing; then a blob for each candidate, then its levels if `create`, then the share that is
 -- wanted of each if `lends_for` (amounts, or nothing), then three for each settlement: id, numbers
--- and readings, the account's blob.
+-- and readings, the account's blob. In the place of a settlement may stand what
+-- a process did on its own, see `alone`.
 --
 -- The answer is one string, in which each part stands behind its length in four bytes: numbers
 -- (what, which candidate, after how long, when something expires, which part of the share that was
@@ -30,6 +31,8 @@ local VIEW = '>dddddddddd'
 local WINDOW = 1 -- seconds in which a limit is enforced that isn't by its period
 local ROUNDED = 1 -- seconds: a delay is told in whole ones, rounded up
 local TURN = 250000 -- microseconds for which a process goes on with the slots that it gives back
+local ALONE = 2 -- a settlement that is something a process did on its own
+local NEW, KNOWN = 1, 2 -- a bucket that was made in this step; its lost slots are taken care of
 local AT_ONCE = 32 -- how many due reservations one step takes care of
 
 -- Accounts: an owner's buckets for a family, those it finds and those that are configured
@@ -42,7 +45,9 @@ end
 local function account(base, blob, levels)
   local family, project, count, position = unpack('>ssB', blob)
   local wide, own = hash(base), hash(base, family)
-  local a = { base = base, family = family, project = project, wide = wide, own = own, names = {} }
+  local a = {
+    base = base, family = family, project = project, wide = wide, own = own, names = {}, lacks = {},
+  }
   a.moved = wide.plain['>']
   if a.moved then return a end
   local name, metric, period, amount, burst
@@ -52,8 +57,10 @@ local function account(base, blob, levels)
     local b = bucket(h, name)
     if not b then
       a.missing = true
+      a.lacks[name] = true
       if levels then
         b = new_bucket(h, name, metric, period, amount, amount, amount, burst)
+        b.made = NEW
         b.level = min(b.capacity, floor(unpack('>d', levels, i * 8 - 7) * b.scale + 0.5))
       end
     elseif b.configured ~= amount or b.burst ~= burst then
@@ -111,6 +118,20 @@ local function write_record(r)
     c[0], c[1], c[2], c[3], c[4], c[5], c[6], r.family, r.project, r.names))
 end
 
+local function delete(r)
+  call('HDEL', r.base .. 'r', r.id)
+  call('ZREM', r.base .. (r.state == EXPIRED and 't' or 'x'), r.id)
+end
+
+local function lasts_for(key, microseconds)
+  call('PEXPIRE', key, ceil(microseconds / 1000))
+end
+
+local function keep_records(base, microseconds)
+  lasts_for(base .. 'r', microseconds + keep)
+  lasts_for(base .. 'x', microseconds + keep)
+end
+
 local function each_bucket(r)
   local found = {}
   for name in string.gmatch(r.names, '[^,]+') do
@@ -126,6 +147,35 @@ end
 
 local function answer(r, b)
   if r.answered == 0 then b.pending = max(0, b.pending - amount_of(b, r.costs[b.metric])) end
+end
+
+-- Whose slots are taken in a bucket that is made anew is known to nobody: a record is made of them,
+-- so that they come back with a lifetime though their process may have died.
+local function lost_name(b) return 'lost:' .. b.name end
+
+local function hold_lost(a)
+  for _, b in ipairs(a) do
+    if b.made == NEW and b.metric == SLOTS and b.level < b.capacity then
+      local r = {
+        base = a.base, id = lost_name(b), state = OPEN, answered = 1, family = a.family,
+        project = a.project, names = b.name, until_at = now, expires_at = now + lifetime,
+        costs = { [0] = 0, 0, 0, 0, 0, 0, 0 },
+      }
+      r.costs[SLOTS] = (b.capacity - b.level) / b.scale
+      write_record(r)
+      call('ZADD', a.base .. 'x', r.expires_at, r.id)
+      keep_records(a.base, lifetime + keep)
+    end
+    if b.made then b.made = KNOWN end
+  end
+end
+
+-- Whose they are turned out.
+local function is_found(base, b, slots)
+  local r = record(base, lost_name(b))
+  if not r or r.state ~= OPEN then return end
+  r.costs[SLOTS] = r.costs[SLOTS] - slots
+  if r.costs[SLOTS] > 0 then write_record(r) else delete(r) end
 end
 
 -- Buckets of slots in which some came free in this step, by their organization's prefix.
@@ -160,11 +210,6 @@ end
 
 -- Shares: what a process may spend by itself, taken beforehand
 
-local function delete(r)
-  call('HDEL', r.base .. 'r', r.id)
-  call('ZREM', r.base .. (r.state == EXPIRED and 't' or 'x'), r.id)
-end
-
 local function share_is_over(r)
   for _, b in ipairs(each_bucket(r)) do
     local amount = amount_of(b, r.costs[b.metric])
@@ -191,10 +236,6 @@ local function end_share(base, id, left)
   for metric = 0, 6 do r.costs[metric] = left and r.costs[metric] - left[metric] or 0 end
   r.state = SPENT
   write_record(r)
-end
-
-local function lasts_for(key, microseconds)
-  call('PEXPIRE', key, ceil(microseconds / 1000))
 end
 
 -- Begins bookings and ends lifetimes that are due.
@@ -257,9 +298,7 @@ local function take(a, id, after)
   end
   write_record(r)
   call('ZADD', a.base .. 'x', after > 0 and now + after or r.expires_at, id)
-  local lasts = lifetime + after + keep
-  lasts_for(a.base .. 'r', lasts + keep)
-  lasts_for(a.base .. 'x', lasts + keep)
+  keep_records(a.base, lifetime + after + keep)
 end
 
 -- Which part of the wanted share there is for this process: nothing where calls must ask, and where
@@ -315,10 +354,11 @@ end
 local freed, settling = {}, 0
 local SHARE = 3 -- what ends is a share; if `expired`, one of which nobody has heard
 
--- Makes the bucket of a limit that an answer told and nobody knew.
+-- Makes the bucket of a limit that an answer told and nobody knew. One that is configured and was
+-- lost is made by the next claim, as its process knows it: an answer tells of the provider's.
 local function learn_new(a, name, reading, mine, flew_for)
   local h = reading.metric >= SLOTS and a.wide or a.own
-  if name == '' or bucket(h, name) then return nil end
+  if name == '' or a.lacks[name] or bucket(h, name) then return nil end
   local ceiling = reading.burst >= 0 and reading.burst or reading.limit
   local b = new_bucket(h, name, reading.metric, reading.period, reading.limit, ceiling, -1, -1)
   -- Calls made later than the answered one are missing from the told level too.
@@ -440,7 +480,46 @@ local function refuse(a, r, text, position, flew_for)
   touch(b)
 end
 
+-- Takes in what a process did on its own, while this server was away: what it spent of some buckets,
+-- or a reservation that it made and holds still. A bucket that was lost is made as the process knows
+-- it, in which both are counted already.
+local function alone(base, id, text, blob)
+  local left, count, position, amounts = nil, nil, nil, {}
+  local r = { base = base, id = id, state = OPEN, answered = 1, until_at = now, costs = {} }
+  local c = r.costs
+  left, count, c[0], c[1], c[2], c[3], c[4], c[5], c[6], position = unpack('>dBddddddd', text, 2)
+  for i = 1, count do
+    amounts[i] = {}
+    amounts[i].name, amounts[i].amount, position = unpack('>sd', text, position)
+  end
+  sweep(base)
+  local a = account(base, blob, string.sub(text, position))
+  if a.moved then return a.moved end
+  hold_lost(a)
+  for _, spent in ipairs(amounts) do
+    local b = bucket(a.wide, spent.name) or bucket(a.own, spent.name)
+    if b and not b.made then
+      local amount = amount_of(b, spent.amount)
+      give_back(b, -amount)
+      b.taken = b.taken + amount
+      touch(b)
+    end
+  end
+  if left >= 0 then
+    r.expires_at, r.family, r.project = now + left, a.family, a.project
+    r.names = table.concat(a.names, ',')
+    write_record(r)
+    call('ZADD', base .. 'x', r.expires_at, id)
+    keep_records(base, left + keep)
+    for _, b in ipairs(a) do
+      if b.metric == SLOTS then is_found(base, b, c[SLOTS]) end
+    end
+  end
+  return nil
+end
+
 local function settle(base, id, text, blob)
+  if byte(text) == ALONE then return alone(base, id, text, blob) end
   local used, held = {}, {}
   local ended, expired, answered, anchors, flew_for, lent_at, count, refused, position
   ended, expired, answered, anchors, flew_for, lent_at, count, refused, used[0], used[1], used[2], used[3], used[4],
@@ -562,6 +641,7 @@ local function reserve(id, held)
     local a = account(KEYS[i], ARGV[4 + i], create == 1 and ARGV[4 + candidates + i] or nil)
     if a.moved then return MOVED, i, 0, a.moved end
     if a.missing and create == 0 then return MISSING, i, 0, '' end
+    hold_lost(a)
     seen[i] = a
     local after, never = wait_of(a)
     if after == 0 then

@@ -10,15 +10,15 @@ from ..._core.ledger import Away, Reservation, Short
 from ...errors import ConfigError
 
 #: What calls do while the server is away.
-OnFailure = Literal["wait", "fail"]
+OnFailure = Literal["wait", "degrade", "fail"]
 
 #: Seconds before the server is asked again, at first and at most; each has up to half less.
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 
 
-def waits_out(on_failure: str) -> bool:
-    """Whether calls wait for a server that is away.
+def checked(on_failure: OnFailure) -> OnFailure:
+    """Return what calls do while the server is away.
 
     Raises:
         ConfigError: it is none of `OnFailure`.
@@ -26,7 +26,7 @@ def waits_out(on_failure: str) -> bool:
     if on_failure not in get_args(OnFailure):
         known = ", ".join(f'"{one}"' for one in get_args(OnFailure))
         raise ConfigError(f"unknown on_failure {on_failure!r}", cure=f"Known: {known}")
-    return on_failure == "wait"
+    return on_failure
 
 
 class Absence:

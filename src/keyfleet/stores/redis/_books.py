@@ -16,6 +16,7 @@ from ..._clock import Clock
 from ..._core.ledger import Account, LimitsFor, Reservation, Settlement
 from ..._limits import Costs, Limits
 from . import _wire as wire
+from ._alone import Alone
 from ._buffer import Batch, Buffer
 from ._server import Part
 from ._view import View
@@ -63,7 +64,7 @@ class Books:
         #: A clock for the script in place of the server's own.
         self.script_clock: Callable[[], float] | None = None
         self._by_owner = by_owner
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self._clock = clock
         self._number = 0
         self._token = f"{Random().getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
@@ -102,8 +103,8 @@ class Books:
         """Return the numbers of a step."""
         clock = -1.0 if self.script_clock is None else wire.microseconds(self.script_clock())
         return wire.Header(
-            lifetime=wire.microseconds(self._lifetime),
-            keep=wire.microseconds(max(KEEP, self._lifetime)),
+            lifetime=wire.microseconds(self.lifetime),
+            keep=wire.microseconds(max(KEEP, self.lifetime)),
             clock=clock,
             **numbers,
         )
@@ -164,6 +165,21 @@ class Books:
             self.buffer.add(group, undoing)
             if self.lends:
                 self.buffer.add(group, wire.share_ending(account.organization, name, blob, None))
+
+    def tell_alone(self, alone: Alone, now: float, *, last: bool) -> None:
+        """Put what this process spent on its own before all else; and what it holds, at the end."""
+        if last:
+            for number, account, taken in alone.open():
+                known, left = self.view.know(account), max(0.0, taken.expires_at - now)
+                levels = self.view.hints(account, now)
+                name, whose = self.identify(number), account.organization
+                ending = wire.kept(whose, name, known.blob, levels, taken.costs, left)
+                self.buffer.add(self.group(whose), ending, first=True)
+        for debt in alone.debts():
+            account = debt.account
+            known, levels = self.view.know(account), self.view.hints(account, now)
+            ending = wire.spent(account.organization, known.blob, levels, debt.amounts)
+            self.buffer.add(self.group(account.organization), ending, first=True)
 
     def next_batch(self) -> tuple[str, Batch, Step] | None:
         """Return a batch that is to be sent now, with its step; ``None`` = there is none."""

@@ -39,9 +39,10 @@ class Buffer:
         waiting = sum(len(endings) for endings in self._waiting.values())
         return waiting + sum(len(batch.endings) for batch in self._batches.values())
 
-    def add(self, group: str, ending: Ending) -> None:
-        """Put a settlement in."""
-        self._waiting.setdefault(group, []).append(ending)
+    def add(self, group: str, ending: Ending, *, first: bool = False) -> None:
+        """Put a settlement in, behind the others or before them."""
+        waiting = self._waiting.setdefault(group, [])
+        waiting.insert(0 if first else len(waiting), ending)
 
     def first(self) -> str | None:
         """Return a group that has a batch to be sent."""

@@ -6,7 +6,7 @@ event loops carry the same one over and back.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from math import inf
 from typing import Final
 
@@ -24,7 +24,8 @@ from ..._core.ledger import (
 )
 from ...errors import StoreError
 from . import _wire as wire
-from ._away import Absence
+from ._alone import Alone
+from ._away import Absence, OnFailure
 from ._books import Books, Step, Wants
 from ._companion import Companion
 from ._server import Lost, Reply, Unready
@@ -50,8 +51,10 @@ class Claims:
         companion: brings settlements over that no claim takes along.
         clock: what tells this process's time.
         by_owner: the server is a cluster: owners are asked one after the other.
-        waits_out: calls wait for a server that is away.
         shares: what calls may take without asking; ``None`` = nothing.
+        on_failure: what calls do while the server is away.
+        fleet_size: returns how many processes there are, as far as is known; ``None`` = it isn't.
+        rejoins_after: seconds for which this process stays on its own once the server answers.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class Claims:
         *,
         clock: Clock,
         by_owner: bool,
-        waits_out: bool,
         shares: Shares | None,
+        on_failure: OnFailure,
+        fleet_size: Callable[[], int | None],
+        rejoins_after: float,
     ) -> None:
         self._books = books
         self._lock = books.lock
@@ -72,8 +77,15 @@ class Claims:
         self._companion = companion
         self._clock = clock
         self._by_owner = by_owner
-        self._waits_out = waits_out
         self._shares = shares
+        self._waits_out = on_failure != "fail"
+        self._degrades = on_failure == "degrade"
+        self._fleet_size = fleet_size
+        self._rejoins_after = rejoins_after
+        #: What this process may spend on its own; ``None`` = it asks the server.
+        self._alone: Alone | None = None
+        #: Reservations that it made on its own so far.
+        self.granted_alone = 0
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
         #: Whether this process stands among those that wait for slots of some owner.
@@ -128,7 +140,7 @@ class Claims:
                     self._exchanged[held.number] = None
         try:
             if self._waits_out:
-                absent = yield from self._absent(accounts, held)
+                absent = yield from self._absent(accounts, claim, held)
                 if absent is not None:
                     self._exchange(held, kept=True)
                     return absent
@@ -150,8 +162,8 @@ class Claims:
         return answer
 
     def _absent(
-        self, accounts: list[Account], held: Reservation | None
-    ) -> Generator[Step, Reply, Short | None]:
+        self, accounts: list[Account], claim: Claim, held: Reservation | None
+    ) -> Generator[Step, Reply, Answer | None]:
         """Return what a claim gets without asking while the server is away; ``None`` = ask it.
 
         An empty step goes first, so that nothing need be undone if that isn't answered either.
@@ -159,6 +171,8 @@ class Claims:
         with self._lock:
             if self._absence.away is None or not accounts:
                 return None
+            if self._alone is not None:
+                return self._on_its_own(self._alone, accounts, claim, held)
             if self._absence.holds_back(self._clock.now()):
                 return self._absence.answer(held)
             group = self._books.group(accounts[0].organization)
@@ -171,13 +185,71 @@ class Claims:
 
     def _short_since(self, error: Unready, held: Reservation | None) -> Short:
         with self._lock:
-            return self._absence.failed(str(error), self._clock.now(), held)
+            answer = self._absence.failed(str(error), self._clock.now(), held)
+            if self._degrades and self._alone is None and (size := self._fleet_size()):
+                self._alone = Alone(size, self._view.all, lifetime=self._books.lifetime)
+        if self._alone is not None:
+            self._companion.nudge(soon=True)  # it asks for the server from now on
+        return answer
 
     def is_back(self) -> None:
         """Let those that wait for the server ask it, if it was away. Not under a pool's lock."""
         with self._lock:
+            if self._alone is not None:  # some step came through; `rejoin` ends it
+                return
             accounts = self._view.all() if self._absence.ended() else ()
         self._books.tell(accounts)
+
+    # On its own
+
+    def _on_its_own(
+        self, alone: Alone, accounts: list[Account], claim: Claim, held: Reservation | None
+    ) -> Answer:
+        """Return what this process's part of the quota allows; what was booked before stays so."""
+        if held is not None:
+            return self._absence.answer(held)
+        answer = alone.reserve(accounts, claim, self._books.next_number(), self._clock.now())
+        self.granted_alone += isinstance(answer, Reservation)
+        return answer
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process spends its part of the quota, and asks nobody."""
+        return self._alone is not None
+
+    def knock(self) -> Step:
+        """Return an empty step, which tells whether the server is there."""
+        with self._lock:
+            account = next(iter(self._view.all()))
+            return self._books.step(self._books.header(), self._books.group(account.organization))
+
+    def is_away(self) -> None:
+        """It doesn't answer."""
+        with self._lock:
+            if self._alone is not None:
+                self._alone.answers_since = None
+
+    def answers(self) -> bool:
+        """It does: tell what was spent, and be one of the fleet again once the others are too."""
+        now = self._clock.now()
+        with self._lock:
+            alone = self._alone
+            if alone is None:
+                return True
+            if alone.answers_since is None:
+                alone.answers_since = now
+            if now - alone.answers_since < self._rejoins_after:
+                self._books.tell_alone(alone, now, last=False)
+                return False
+        self.rejoin()
+        return True
+
+    def rejoin(self) -> None:
+        """Ask the server from now on; what was spent alone goes ahead of all that it is told."""
+        with self._lock:
+            alone, self._alone = self._alone, None
+            if alone is not None:
+                self._books.tell_alone(alone, self._clock.now(), last=True)
 
     def _exchange(self, held: Reservation | None, *, kept: bool) -> None:
         """End an exchange. A booking that was given up for another is settled by that."""
@@ -425,6 +497,8 @@ class Claims:
                 freed = self._shares.settle(settlement, now)
                 if freed is not None:
                     return freed
+            if self._alone is not None and self._alone.settle(settlement, now):
+                return self._view.take_in(settlement, now)
             self._books.put(settlement, now)
             freed = self._view.take_in(settlement, now)
             soon = freed or settlement.outcome is not None or now > self._booked_until

@@ -153,6 +153,7 @@ class Health:
         self._outgoing: list[Told] = []
         self._known = -1
         self._members: int | None = None
+        self._fewer_since: float | None = None
         self._versions: dict[str, int] = {}
         self._probing: dict[str, News] = {}
         self._pid: int | None = None
@@ -279,6 +280,7 @@ class Health:
         Who asked for leave to probe and heard nothing has begun by then.
         """
         with self._lock:
+            self._fewer_since = None
             newer = {one.subject for one in self._outgoing}
             self._outgoing[:0] = [
                 one
@@ -306,7 +308,7 @@ class Health:
         with self._lock:
             pending = {one.subject for one in self._outgoing}
             self._known = version
-            self._members = members
+            self._count(members)
             for subject, record in sorted(records, key=lambda one: one[1].version if one[1] else 0):
                 if record is None or record.by == process:
                     continue
@@ -320,6 +322,19 @@ class Health:
                     self._take_in(subject, record, news, merges, mine=record.by == process)
         self._hand_over(news, merges)
         return bool(news or merges)
+
+    def _count(self, members: int) -> None:
+        """Take in how many processes there are; fewer only once they have been so for a while.
+
+        Those that could not reach the server for a while are missing there at first.
+        """
+        now = self._clock.now()
+        if self._members is not None and members < self._members:
+            if self._fewer_since is None:
+                self._fewer_since = now
+            if now - self._fewer_since < ALIVE_FOR:
+                return
+        self._members, self._fewer_since = members, None
 
     def _take_in(
         self,

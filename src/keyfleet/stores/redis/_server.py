@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -73,6 +74,9 @@ class Lost(Unready):
 _PASSES: Final = (
     *(ReadOnlyError, ClusterDownError, TryAgainError, OutOfMemoryError, RedisClusterException),
 )
+#: The same as they read where redis-py has no name for them. Before Redis 7 so do all those that a
+#: script met: "Error running script (...): @user_script: 419: -OOM command not allowed".
+_PASSES_TOO: Final = re.compile(r"(?:^|-)(OOM|READONLY|MISCONF|MASTERDOWN|NOREPLICAS|BUSY) ")
 
 
 class Server:
@@ -273,7 +277,8 @@ def _ours() -> Iterator[None]:
     except (Disconnected, TimedOut, OSError) as error:
         raise Lost(_told(error)) from error
     except RedisError as error:
-        raise StoreError(_told(error)) from error
+        kind = Unready if _PASSES_TOO.search(str(error)) else StoreError
+        raise kind(_told(error)) from error
 
 
 def _told(error: Exception) -> str:

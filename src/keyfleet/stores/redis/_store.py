@@ -14,7 +14,8 @@ from ..._keys import ApiKey
 from ..._protocols import Member
 from ...errors import ConfigError, StoreError
 from . import _wire as wire
-from ._away import Absence, OnFailure, waits_out
+from ._alone import REJOINS_AFTER
+from ._away import Absence, OnFailure, checked
 from ._books import Books, Step
 from ._buffer import Batch
 from ._claims import TURNS, Claims
@@ -39,8 +40,9 @@ class RedisStore:
         timeout: seconds to wait for a connection or an answer.
         share_for: seconds for which a process may spend by itself a share of what an owner has,
             without asking the server for each call; 0 = every call asks.
-        on_failure: what calls do while the server is away: ``"wait"`` as for headroom, or
-            ``"fail"`` with `StoreError`.
+        on_failure: what calls do while the server is away: ``"wait"`` as for headroom,
+            ``"degrade"``: go on with this process's part of the quota, or ``"fail"`` with
+            `StoreError`.
         limits_for: the configured limits of an organization (project ``None``) or project, for one
             model family. A pool gives its own.
         clock: what tells this process's time.
@@ -67,7 +69,7 @@ class RedisStore:
         self._server = Server(url, timeout=timeout)
         self._namespace = namespace
         self._clock = clock or SystemClock()
-        self._waits_out = waits_out(on_failure)
+        self._on_failure = checked(on_failure)
         self._absence = Absence()
         by_owner = self._server.is_cluster
         self._books = Books(
@@ -89,8 +91,10 @@ class RedisStore:
             self._companion,
             clock=self._clock,
             by_owner=by_owner,
-            waits_out=self._waits_out,
             shares=self._shares,
+            on_failure=self._on_failure,
+            fleet_size=lambda: self._health.size,
+            rejoins_after=timeout + REJOINS_AFTER,
         )
         self._health = Health(
             self._server,
@@ -139,6 +143,11 @@ class RedisStore:
         return self._books.steps
 
     @property
+    def granted_alone(self) -> int:
+        """Reservations that this process made on its own so far, while the server was away."""
+        return self._claims.granted_alone
+
+    @property
     def script_clock(self) -> Callable[[], float] | None:
         """A clock for the script in place of the server's own; for tests that compare stores."""
         return self._books.script_clock
@@ -166,7 +175,7 @@ class RedisStore:
                 self._merge(organization, into, now)
                 return
             except Unready:
-                if not self._waits_out:
+                if self._on_failure == "fail":
                     raise
         with self._lock:
             self._merges.append((organization, into))
@@ -340,6 +349,8 @@ class RedisStore:
     def _flushed(self) -> bool:
         try:
             self._give_back(ended=True)
+            if self._claims.is_alone and not self._rejoined():
+                return False
             if self._bring_all():
                 self._claims.is_back()
             while self._merges:
@@ -348,6 +359,19 @@ class RedisStore:
         except StoreError:
             return False
         return True
+
+    def _rejoined(self) -> bool:
+        """Ask whether the server is back, and tell it what this process spent on its own."""
+        try:
+            self._server.step(*self._claims.knock())
+        except StoreError:
+            self._claims.is_away()
+            raise
+        rejoins = self._claims.answers()
+        self._bring_all()
+        if rejoins:
+            self._claims.is_back()
+        return rejoins
 
     # Slots
 
@@ -373,6 +397,7 @@ class RedisStore:
         """Bring over what is in the buffer, as far as the server answers, and let go of it."""
         self._health.close()
         self._companion.close()
+        self._claims.rejoin()
         self._give_back()
         self._flushed()
         self._server.close()
@@ -381,6 +406,7 @@ class RedisStore:
         """Do as `close`."""
         self._health.close()
         self._companion.close()
+        self._claims.rejoin()
         try:
             await self.aflush()
         except StoreError:

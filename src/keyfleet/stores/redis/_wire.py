@@ -34,6 +34,8 @@ LAYOUT: Final = 3
 FOREVER: Final = 1e17
 #: What the script answers.
 GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = range(6)
+#: What stands in the place of "ended" in what a process did on its own.
+ALONE: Final = 2
 #: Seconds to keep away from an owner that refused without saying for how long, as in the ledger.
 UNKNOWN_REFUSAL: Final = 1.0
 
@@ -42,6 +44,8 @@ _ANSWER: Final = Struct(">6d")
 _LIMIT: Final = Struct(">B3d")
 _ENDING: Final = Struct(">BBBBddBB14d")
 _WANT: Final = Struct(">7d")
+_ENDING: Final = Struct(">BBBBdBB14d")
+_SPENT: Final = Struct(">BdB7d")
 _READING: Final = Struct(">B4dB4d")
 _REFUSAL_HEAD: Final = Struct(">Bd")
 _REFUSAL: Final = Struct(">2dB3d")
@@ -210,6 +214,34 @@ def share_ending(
 def want(amounts: Sequence[float]) -> bytes:
     """Return the share that is wanted of an account."""
     return _WANT.pack(*amounts) if amounts else b""
+
+
+def spent(
+    organization: str, blob: bytes, levels: bytes, amounts: list[tuple[str, float]]
+) -> Ending:
+    """Return what a process took of buckets on its own. One that is gone is made by `levels`."""
+    return _alone(organization, "", blob, levels, amounts, -1, UNUSED)
+
+
+def kept(
+    organization: str, reservation_id: str, blob: bytes, levels: bytes, costs: Costs, left: float
+) -> Ending:
+    """Return a reservation that a process made on its own, with the seconds that it has left."""
+    return _alone(organization, reservation_id, blob, levels, [], microseconds(left), costs)
+
+
+def _alone(
+    organization: str,
+    reservation_id: str,
+    blob: bytes,
+    levels: bytes,
+    amounts: list[tuple[str, float]],
+    left: float,
+    costs: Costs,
+) -> Ending:
+    numbers = _SPENT.pack(ALONE, left, len(amounts), *costs)
+    told = b"".join(name.encode() + b"\0" + _DOUBLE.pack(amount) for name, amount in amounts)
+    return Ending(organization, reservation_id, numbers + told + levels, blob)
 
 
 def _reading(reservation: Reservation, reading: Reading) -> bytes:
