@@ -24,9 +24,11 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder: one of its files is named redis
 
 import httpx
 import litellm

@@ -7,7 +7,6 @@ helps. `functions` has the functions themselves.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from threading import Lock
@@ -26,8 +25,9 @@ from keyfleet.pool import KeyPool
 from keyfleet.providers import provider as provider_named
 
 from ._errors import refusal
-from ._leases import Held
-from ._listener import hidden_retries_off
+from ._gate import Passage, gate
+from ._leases import Held, sending
+from ._listener import hidden_retries_off, listen
 from ._models import bare
 from ._reading import failure_headers, from_cache, headers_of, outcome_of, usage_of
 from ._requests import plan_of
@@ -114,20 +114,24 @@ class Call:
         seen = provider.observe(0, headers) if headers else NOTHING
         return Reply(outcome=outcome, response=error, observation=seen)
 
-    def held(self, lease: Lease) -> Held:
+    def held(self, lease: Lease, passage: Passage | None = None) -> Held:
         """Return the lease with what is needed to end it."""
-        return Held(lease, self._providers[lease.provider], self.plan)
+        return Held(lease, self._providers[lease.provider], self.plan, passage)
 
 
 def run(call: Call) -> Any:
     """Make a call in this thread, and return LiteLLM's answer."""
     hidden_retries_off()
+    listen()
 
     def send(lease: Lease) -> Reply[Any]:
+        before = sending.set(call.held(lease))
         try:
             return call.answered(lease, call.begin(lease))
         except Exception as error:  # whatever LiteLLM raises is for its provider to read
             return call.failed(lease, error)
+        finally:
+            sending.reset(before)
 
     try:
         lease, reply = call.pool.call(call.order, send, retry=call.retry)
@@ -150,15 +154,21 @@ def run(call: Call) -> Any:
 async def arun(call: Call) -> Any:
     """Do as `run`, without blocking the event loop."""
     hidden_retries_off()
+    listen()
+    way = gate()
 
     async def send(lease: Lease) -> Reply[Any]:
+        held = call.held(lease, way.enter())
+        before = sending.set(held)
         try:
             return call.answered(lease, await call.begin(lease))
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # whatever LiteLLM raises is for its provider to read
             return call.failed(lease, error)
+        finally:
+            sending.reset(before)
+            held.let_go()
 
+    await way.turn()
     try:
         lease, reply = await call.pool.acall(call.order, send, retry=call.retry)
     except (CannotServe, PoolClosed, ConfigError) as error:

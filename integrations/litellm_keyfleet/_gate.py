@@ -6,6 +6,10 @@ granted owner refills on our side from the grant on, and on the provider's only 
 lies between is spent early and refused. So of the calls of one event loop only a few are *on their
 way*, granted and not yet sent; the others wait before they ask the pool.
 
+The pool is told when a call is out (`Lease.sent`), and corrects itself. A store that processes
+share takes no such news: there the gate is what keeps the two moments together, and threads, which
+pass no gate, rely on the margin of the buckets and on the answers' headers.
+
 A call whose way takes long though nothing is busy (a user's hook asks somebody) leaves the count
 after `TICKS` ticks of the loop, and the gate is one wider until one comes through in time: then
 it isn't the CPU that holds calls up. A loop that stands still, as while LiteLLM imports a part of

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from secrets import token_urlsafe
 from typing import Any, Final
 
@@ -116,6 +117,9 @@ class _Entry:
         self.held = held
         self.watch = watch
 
+
+#: What the plain call of this context is about to send; LiteLLM carries it into its threads.
+sending: Final[ContextVar[Held | None]] = ContextVar("keyfleet_sending", default=None)
 
 #: Token -> what it stands for. One table for the process, as LiteLLM's callbacks are.
 _open: Final[dict[str, _Entry]] = {}

@@ -97,7 +97,7 @@ class Listener(CustomLogger):
 
     def log_pre_api_call(self, model: Any, messages: Any, kwargs: Any) -> None:
         """Take in that a request is being sent; notice that a Router no longer asks us."""
-        held = _leases.find(kwargs)
+        held = _leases.find(kwargs) or _leases.sending.get()
         if held is not None:
             held.sent()
         for routing in list(_routings):

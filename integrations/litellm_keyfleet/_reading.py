@@ -66,8 +66,11 @@ def from_cache(response: object, kwargs: Mapping[str, object] | None = None) -> 
     """Whether LiteLLM's response cache answered: nothing was sent."""
     told = kwargs or {}
     logged = told.get("standard_logging_object")
+    hidden = getattr(response, "_hidden_params", None)
     return (
         _hidden(response, "cache_hit") is True
+        # Before 1.106 a text completion of the cache has only the name of its place there.
+        or isinstance(getattr(hidden, "cache_key", None), str)
         or told.get("cache_hit") is True
         or (isinstance(logged, Mapping) and logged.get("cache_hit") is True)
     )

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from litellm_keyfleet import _gate
+from keyfleet.testing import Fault
+from litellm_keyfleet import _gate, acompletion
 from litellm_keyfleet._gate import WIDTH, Passage, gate
 
-from .conftest import MESSAGES, idle, until, world_of
+from .conftest import CHAT, MESSAGES, idle, until, world_of
+from .test_calls import pool_of
 
 
 async def turns(count: int = 20) -> None:
@@ -121,25 +123,58 @@ async def test_a_loop_that_is_gone_leaves_nothing() -> None:
     assert kept[0]() is None
 
 
-async def test_a_routers_calls_are_let_through_as_they_are_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    most = 0
+@pytest.fixture
+def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The most calls that were on their way at a time."""
+    found = [0]
     enter = _gate.Gate.enter
 
     def counted(self: _gate.Gate) -> Passage:
-        nonlocal most
         passage = enter(self)
-        most = max(most, self._on_way)
+        found[0] = max(found[0], self._on_way)
         return passage
 
     monkeypatch.setattr(_gate.Gate, "enter", counted)
+    return found
+
+
+async def test_a_routers_calls_are_let_through_as_they_are_sent(most: list[int]) -> None:
     with world_of({"a": {"rpm": 6000}}) as world:
         router = world.router(world.model_list(rpm=6000))
         routing = world.routing(router)
         for _ in range(2):  # whom the pool let wait pass it, as at first, when little is known
-            most = 0
+            most[0] = 0
             await asyncio.gather(*(router.acompletion("fast", MESSAGES) for _ in range(5 * WIDTH)))
             await idle(routing)
         assert world.received == 10 * WIDTH
-    assert most == WIDTH
+    assert most == [WIDTH]
+
+
+async def test_plain_calls_are_let_through_as_they_are_sent(most: list[int]) -> None:
+    with world_of({"a": {"rpm": 6000}}) as world:
+        pool = pool_of(world, rpm=6000)
+        for _ in range(2):
+            most[0] = 0
+            await asyncio.gather(
+                *(acompletion(CHAT, MESSAGES, pool=pool) for _ in range(5 * WIDTH))
+            )
+        assert world.received == 10 * WIDTH
+        assert most == [WIDTH]
+        assert gate()._on_way == 0
+
+
+async def test_plain_calls_leave_it_when_they_are_sent(most: list[int]) -> None:
+    with world_of({"a": {"rpm": 6000}}) as world:
+        pool = pool_of(world)
+        await acompletion(CHAT, MESSAGES, pool=pool)  # what LiteLLM imports at first
+        world.provider.inject(Fault(action="timeout", seconds=3.0, times=None))
+        calls = [
+            asyncio.create_task(acompletion(CHAT, MESSAGES, pool=pool, timeout=20))
+            for _ in range(2 * WIDTH)
+        ]
+        # None is answered, and none left by time: TICK is long here.
+        await until(lambda: world.received == 2 * WIDTH + 1)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert gate()._on_way == 0

@@ -52,6 +52,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, st
         models = [
             *world.model_list("fast", rpm=3000),
             *world.model_list("vectors", EMBED),
+            *world.model_list("pictures", "gpt-image-1"),
+            *world.model_list("words", "gpt-3.5-turbo-instruct"),
         ]
         path: Path = tmp_path_factory.mktemp("proxy") / "config.yaml"
         path.write_text(json.dumps({**CONFIG, "model_list": models}))  # JSON is YAML
@@ -133,6 +135,10 @@ async def ask(client: openai.AsyncOpenAI, endpoint: str) -> None:
         assert [chunk async for chunk in stream]
     elif endpoint == "embeddings":
         await client.embeddings.create(model="vectors", input="one")
+    elif endpoint == "images":
+        await client.images.generate(model="pictures", prompt="a cat")
+    elif endpoint == "completions":
+        await client.completions.create(model="words", prompt="Once upon")
     elif endpoint == "responses":
         await client.responses.create(model="fast", input="Hello")
     else:
@@ -143,7 +149,7 @@ async def ask(client: openai.AsyncOpenAI, endpoint: str) -> None:
             (await plain.post(url, json=body, headers=headers)).raise_for_status()
 
 
-ENDPOINTS = ["chat", "stream", "embeddings", "responses", "messages"]
+ENDPOINTS = ["chat", "stream", "completions", "embeddings", "responses", "messages", "images"]
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

@@ -39,6 +39,10 @@ async def text(router: Any) -> Any:
     return await router.atext_completion("fast", prompt="Once upon")
 
 
+async def text_stream(router: Any) -> Any:
+    return await read(await router.atext_completion("fast", prompt="Once upon", stream=True))
+
+
 async def embedding(router: Any) -> Any:
     return await router.aembedding("fast", input=["one", "two"])
 
@@ -77,8 +81,13 @@ CASES: list[Any] = [
     pytest.param(messages, CHAT, id="messages"),
     pytest.param(messages_stream, CHAT, id="messages-stream"),
 ]
-#: LiteLLM leaves the SDK's own two retries on for images, whatever the request says.
-WITH_IMAGES = [*CASES, pytest.param(image, "gpt-image-1", id="image")]
+#: LiteLLM leaves the SDK's own two retries on for images, whatever the request says, and sends a
+#: stream of text completions only when it is read.
+ODD = [
+    pytest.param(image, "gpt-image-1", id="image"),
+    pytest.param(text_stream, "gpt-3.5-turbo-instruct", id="text-stream"),
+]
+WITH_ODD = [*CASES, *ODD]
 
 
 def answered(routing: Any) -> int:
@@ -86,7 +95,7 @@ def answered(routing: Any) -> int:
 
 
 class TestEndpoints:
-    @pytest.mark.parametrize(("call", "model"), WITH_IMAGES)
+    @pytest.mark.parametrize(("call", "model"), WITH_ODD)
     async def test_success_is_settled_once(self, world: World, call: Call, model: str) -> None:
         router = world.router(world.model_list(model=model))
         routing = world.routing(router)
@@ -119,6 +128,30 @@ class TestEndpoints:
             await call(router)
         await idle(routing)
         assert world.received == 1
+
+    @pytest.mark.parametrize(("call", "model"), ODD)
+    @pytest.mark.parametrize("action", ["429_rpm", "500", "reset_conn"])
+    async def test_an_error_ends_the_lease(
+        self, world: World, call: Call, model: str, action: Any
+    ) -> None:
+        router = world.router(world.model_list(model=model), num_retries=1)
+        routing = world.routing(router)
+        world.provider.inject(Fault(action=action, times=None))
+        with pytest.raises(Exception, match="rror"):
+            await call(router)
+        collect()
+        await idle(routing)
+        assert answered(routing) == 0
+
+    @pytest.mark.parametrize(("call", "model"), WITH_ODD)
+    async def test_a_timeout_ends_the_lease(self, world: World, call: Call, model: str) -> None:
+        router = world.router(world.model_list(model=model), num_retries=0, timeout=0.5)
+        routing = world.routing(router)
+        world.provider.inject(Fault(action="timeout", seconds=2.0, times=None))
+        with pytest.raises(litellm.Timeout):
+            await call(router)
+        collect()
+        await idle(routing)
 
 
 class TestFailures:
@@ -233,7 +266,7 @@ class TestGivingUp:
         collect()
         await idle(routing)
 
-    @pytest.mark.parametrize(("call", "model"), WITH_IMAGES)
+    @pytest.mark.parametrize(("call", "model"), WITH_ODD)
     async def test_cancelling_ends_the_lease_at_once(
         self, world: World, call: Call, model: str
     ) -> None:
@@ -246,6 +279,9 @@ class TestGivingUp:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        if call is text_stream:  # LiteLLM tells nobody; it ends with the stream's own data
+            collect()
+            await idle(routing)
         assert is_idle(routing)
 
     async def test_cancelling_without_slots_ends_it_when_the_data_is_collected(

@@ -105,6 +105,30 @@ class TestEndpoints:
         idle_now(routing)
         assert world.received == 1
 
+    @pytest.mark.parametrize(("call", "model"), WITH_ODD[-3:])
+    @pytest.mark.parametrize("action", ["429_rpm", "500", "reset_conn"])
+    def test_an_error_ends_the_lease(
+        self, world: World, call: Call, model: str, action: Any
+    ) -> None:
+        router = world.router(world.model_list(model=model), num_retries=1)
+        routing = world.routing(router)
+        world.provider.inject(Fault(action=action, times=None))
+        with pytest.raises(Exception, match="rror"):
+            call(router)
+        collect()
+        idle_now(routing)
+        assert answered(routing) == 0
+
+    @pytest.mark.parametrize(("call", "model"), WITH_ODD)
+    def test_a_timeout_ends_the_lease(self, world: World, call: Call, model: str) -> None:
+        router = world.router(world.model_list(model=model), num_retries=0, timeout=0.5)
+        routing = world.routing(router)
+        world.provider.inject(Fault(action="timeout", seconds=2.0, times=None))
+        with pytest.raises(litellm.Timeout):
+            call(router)
+        collect()
+        idle_now(routing)
+
 
 class TestText:
     """LiteLLM sends the group's name as the model: it is the model's own, or nothing is sent."""
