@@ -90,8 +90,8 @@ class Claims:
         self._exchanged: dict[int, Settlement | None] = {}
         #: Whether this process stands among those that wait for slots of some owner.
         self._waits = False
-        #: Of which owners' keys it is told, until when: by then it asks again, in case a message was
-        #: lost.
+        #: Of which owners' keys it is told, until when: by then it asks again, in case a message
+        #: was lost.
         self._told_of: dict[str, float] = {}
         self._booked_until = -inf
 
