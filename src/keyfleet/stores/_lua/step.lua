@@ -16,8 +16,8 @@
 -- ARGV[1] numbers; [2] the process; [3] the reservation's id; [4] the id of a booking that is held,
 -- or nothing; then a blob for each candidate, then its levels if `create`, then the share that is
 -- wanted of each if `lends_for` (amounts, or nothing), then three for each settlement: id, numbers
--- and readings, the account's blob. In the place of a settlement may stand what
--- a process did on its own, see `alone`.
+-- and readings, the account's blob. In the place of a settlement may stand what a process did on its
+-- own, see `alone`.
 --
 -- The answer is one string, in which each part stands behind its length in four bytes: numbers
 -- (what, which candidate, after how long, when something expires, which part of the share that was
@@ -561,7 +561,10 @@ local function settle(base, id, text, blob)
         b.returned = b.returned + back
       end
       touch(b)
-      if back > 0 and b.metric == SLOTS then with_slots[base] = b end
+      if back > 0 and b.metric == SLOTS then
+        if not r then is_found(base, b, back / b.scale) end
+        with_slots[base] = b
+      end
     end
     if r then delete(r) end
   end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from random import Random
 from typing import Final, Literal, get_args
@@ -33,11 +34,33 @@ class Absence:
     """Since when the server is away, and when it is asked again. Its store's lock guards it.
 
     Whoever asks first once a pause is over asks for all; the others wait for the next one.
+
+    Args:
+        on_failure: what calls do meanwhile.
+        fleet_size: returns how many processes there are, as far as is known; ``None`` = it isn't.
+        rejoins_after: seconds for which a process stays on its own once the server answers.
     """
 
-    __slots__ = ("_pause", "_random", "away", "next_at")
+    __slots__ = (
+        "_pause",
+        "_random",
+        "away",
+        "fleet_size",
+        "next_at",
+        "on_failure",
+        "rejoins_after",
+    )
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        on_failure: OnFailure = "wait",
+        *,
+        fleet_size: Callable[[], int | None] = lambda: None,
+        rejoins_after: float = 0.0,
+    ) -> None:
+        self.on_failure = checked(on_failure)
+        self.fleet_size = fleet_size
+        self.rejoins_after = rejoins_after
         self._random = Random()  # noqa: S311 - keeps processes apart, no secret
         self._pause = FIRST_PAUSE
         #: Since when it is away, and why; ``None`` = it is there.

@@ -6,7 +6,7 @@ event loops carry the same one over and back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from math import inf
 from typing import Final
 
@@ -25,7 +25,7 @@ from ..._core.ledger import (
 from ...errors import StoreError
 from . import _wire as wire
 from ._alone import Alone
-from ._away import Absence, OnFailure
+from ._away import Absence
 from ._books import Books, Step, Wants
 from ._companion import Companion
 from ._server import Lost, Reply, Unready
@@ -47,14 +47,11 @@ class Claims:
 
     Args:
         books: what this process holds; their lock guards what is here too.
-        absence: whether the server is away.
+        absence: whether the server is away, and what calls do then.
         companion: brings settlements over that no claim takes along.
         clock: what tells this process's time.
         by_owner: the server is a cluster: owners are asked one after the other.
         shares: what calls may take without asking; ``None`` = nothing.
-        on_failure: what calls do while the server is away.
-        fleet_size: returns how many processes there are, as far as is known; ``None`` = it isn't.
-        rejoins_after: seconds for which this process stays on its own once the server answers.
     """
 
     def __init__(
@@ -66,9 +63,6 @@ class Claims:
         clock: Clock,
         by_owner: bool,
         shares: Shares | None,
-        on_failure: OnFailure,
-        fleet_size: Callable[[], int | None],
-        rejoins_after: float,
     ) -> None:
         self._books = books
         self._lock = books.lock
@@ -78,10 +72,7 @@ class Claims:
         self._clock = clock
         self._by_owner = by_owner
         self._shares = shares
-        self._waits_out = on_failure != "fail"
-        self._degrades = on_failure == "degrade"
-        self._fleet_size = fleet_size
-        self._rejoins_after = rejoins_after
+        self._waits_out = absence.on_failure != "fail"
         #: What this process may spend on its own; ``None`` = it asks the server.
         self._alone: Alone | None = None
         #: Reservations that it made on its own so far.
@@ -90,8 +81,8 @@ class Claims:
         self._exchanged: dict[int, Settlement | None] = {}
         #: Whether this process stands among those that wait for slots of some owner.
         self._waits = False
-        #: Of which owners' keys it is told, until when: by then it asks again, in case a message
-        #: was lost.
+        #: Of which owners' keys it is told, and until when: by then it asks again, in case a
+        #: message was lost.
         self._told_of: dict[str, float] = {}
         self._booked_until = -inf
 
@@ -186,7 +177,8 @@ class Claims:
     def _short_since(self, error: Unready, held: Reservation | None) -> Short:
         with self._lock:
             answer = self._absence.failed(str(error), self._clock.now(), held)
-            if self._degrades and self._alone is None and (size := self._fleet_size()):
+            size = self._absence.fleet_size()
+            if self._absence.on_failure == "degrade" and size and self._alone is None:
                 self._alone = Alone(size, self._view.all, lifetime=self._books.lifetime)
         if self._alone is not None:
             self._companion.nudge(soon=True)  # it asks for the server from now on
@@ -238,7 +230,7 @@ class Claims:
                 return True
             if alone.answers_since is None:
                 alone.answers_since = now
-            if now - alone.answers_since < self._rejoins_after:
+            if now - alone.answers_since < self._absence.rejoins_after:
                 self._books.tell_alone(alone, now, last=False)
                 return False
         self.rejoin()

@@ -15,7 +15,7 @@ from ..._protocols import Member
 from ...errors import ConfigError, StoreError
 from . import _wire as wire
 from ._alone import REJOINS_AFTER
-from ._away import Absence, OnFailure, checked
+from ._away import Absence, OnFailure
 from ._books import Books, Step
 from ._buffer import Batch
 from ._claims import TURNS, Claims
@@ -69,8 +69,11 @@ class RedisStore:
         self._server = Server(url, timeout=timeout)
         self._namespace = namespace
         self._clock = clock or SystemClock()
-        self._on_failure = checked(on_failure)
-        self._absence = Absence()
+        self._absence = Absence(
+            on_failure,
+            fleet_size=lambda: self._health.size,
+            rejoins_after=timeout + REJOINS_AFTER,
+        )
         by_owner = self._server.is_cluster
         self._books = Books(
             namespace,
@@ -92,9 +95,6 @@ class RedisStore:
             clock=self._clock,
             by_owner=by_owner,
             shares=self._shares,
-            on_failure=self._on_failure,
-            fleet_size=lambda: self._health.size,
-            rejoins_after=timeout + REJOINS_AFTER,
         )
         self._health = Health(
             self._server,
@@ -175,7 +175,7 @@ class RedisStore:
                 self._merge(organization, into, now)
                 return
             except Unready:
-                if self._on_failure == "fail":
+                if self._absence.on_failure == "fail":
                     raise
         with self._lock:
             self._merges.append((organization, into))
