@@ -16,9 +16,10 @@ SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked
 BIN := .venv/bin
 BIN3 := .venv-openai3/bin
 BINL := .venv-litellm/bin
-BINLN := .venv-litellm-newest/bin
-# The upper end of the extra's range; the lower one is locked.
-LITELLM_NEWEST := 1.108.11
+BINLE := .venv-litellm-ends/bin
+# The ends of the extra's range; what is locked lies between them.
+LITELLM_OLDEST := 1.103.0
+LITELLM_NEWEST := 1.109.1
 BINU := .venv-upstream/bin
 BINU3 := .venv-upstream3/bin
 
@@ -44,9 +45,14 @@ test-litellm: .venv-litellm/.synced  ## run the tests of the LiteLLM adapter, an
 	@$(BINL)/mypy -p litellm_keyfleet
 	@$(BINL)/python -m pytest tests/integrations/litellm $(ARGS)
 
-test-litellm-newest: .venv-litellm-newest/.synced  ## run those of its Router and calls with the newest LiteLLM
-	@$(BINLN)/python -m pytest $(addprefix tests/integrations/litellm/,\
-	test_router_async.py test_router_sync.py test_calls.py test_gate.py) $(ARGS)
+# Another LiteLLM in the place of the locked one, on the locked dependencies: the newest asks for a
+# newer certifi than some indexes have, and does without.
+test-litellm-oldest: LITELLM := $(LITELLM_OLDEST)
+test-litellm-newest: LITELLM := $(LITELLM_NEWEST)
+test-litellm-oldest test-litellm-newest: .venv-litellm-ends/.synced  ## run those of its Router and calls with the oldest, the newest LiteLLM
+	@$(UV) pip install --quiet --no-deps --python $(BINLE)/python litellm==$(LITELLM)
+	@$(BINLE)/python -m pytest $(addprefix tests/integrations/litellm/,\
+	test_router_async.py test_router_sync.py test_calls.py test_replace.py test_gate.py) $(ARGS)
 
 coverage: .venv/.synced  ## run the tests of core and pool: they must take every branch of _core
 	@$(BIN)/python -m pytest tests/core tests/pool --quiet --cov=keyfleet._core --cov-fail-under=100
@@ -79,7 +85,7 @@ wheel: .uv-found  ## build the wheel into dist/
 	@UV_PYTHON_DOWNLOADS=never $(UV) build --quiet --wheel --out-dir dist
 
 clean:  ## remove what was built, environments included
-	rm -rf .venv .venv-openai3 .venv-litellm .venv-litellm-newest .venv-upstream .venv-upstream3 \
+	rm -rf .venv .venv-openai3 .venv-litellm .venv-litellm-ends .venv-upstream .venv-upstream3 \
 		.venv-race .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache
 
@@ -103,13 +109,10 @@ clean:  ## remove what was built, environments included
 	UV_PROJECT_ENVIRONMENT=.venv-litellm $(SYNC) --no-default-groups --group dev --group openai2 --group litellm "$$@"
 	@touch $@
 
-# The newest LiteLLM in the place of the locked one, on the locked dependencies: it asks for a
-# newer certifi than some indexes have, and does without.
-.venv-litellm-newest/.synced: $(LOCK) Makefile | .uv-found
-	@test -x $(BINLN)/python || echo "keyfleet: setting up .venv-litellm-newest with $(PYTHON)"
-	@if test -x $(BINLN)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
-	UV_PROJECT_ENVIRONMENT=.venv-litellm-newest $(SYNC) --no-default-groups --group dev --group openai2 --group litellm "$$@"
-	@$(UV) pip install --quiet --no-deps --python $(BINLN)/python litellm==$(LITELLM_NEWEST)
+.venv-litellm-ends/.synced: $(LOCK) | .uv-found
+	@test -x $(BINLE)/python || echo "keyfleet: setting up .venv-litellm-ends with $(PYTHON)"
+	@if test -x $(BINLE)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-litellm-ends $(SYNC) --no-default-groups --group dev --group openai2 --group litellm "$$@"
 	@touch $@
 
 .venv-upstream/.synced: $(LOCK) | .uv-found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from typing import Any
 
@@ -55,15 +54,13 @@ class Shared:
 
 
 @pytest.fixture
-def shared(world: World, server: TestServer) -> Iterator[Shared]:
+async def shared(world: World, server: TestServer) -> AsyncIterator[Shared]:
     made = Shared(world, server.url)
     yield made
-    ends_at = time.monotonic() + 30
-    while not made.is_idle():
-        assert time.monotonic() < ends_at, "a lease is open in the store"
-        time.sleep(0.02)
+    collect()
+    await until(made.is_idle)
     for store in made.stores:
-        store.close()
+        await store.aclose()
 
 
 @pytest.mark.parametrize(("call", "model"), CASES)
