@@ -455,7 +455,7 @@ class Claims:
         held: Reservation | None,
         now: float,
     ) -> Short:
-        if held is not None and held.starts_at < now + reply.after:
+        if held is not None:  # nothing begins earlier, or else the server had exchanged it
             return Short(held.account, held.starts_at, booking=held)
         expires_at = now + reply.expires_after
         if reply.after == inf and claim.books_for > 0:
