@@ -63,7 +63,7 @@ class Books:
         self.steps = 0
         #: A clock for the script in place of the server's own.
         self.script_clock: Callable[[], float] | None = None
-        self._by_owner = by_owner
+        self.by_owner = by_owner
         self.lifetime = lifetime
         self._clock = clock
         self._number = 0
@@ -91,7 +91,7 @@ class Books:
 
     def group(self, organization: str) -> str:
         """Return which settlements may ride together: in a cluster, those of one slot."""
-        return organization if self._by_owner else ""
+        return organization if self.by_owner else ""
 
     def group_prefix(self, group: str) -> str:
         """Return what the keys of a group begin with."""

@@ -28,14 +28,11 @@ from ._alone import Alone
 from ._away import Absence
 from ._books import Books, Step, Wants
 from ._companion import Companion
+from ._row import LISTENS_WITHIN, Row
 from ._server import Lost, Reply, Unready
 from ._shares import Shares
 from ._view import Portion
 
-#: Seconds after which a call that waits for a slot asks again, in case a message was lost.
-ASKS_AGAIN_AFTER: Final = 5.0
-#: The same where messages don't come: in the first moments, and in a cluster.
-LISTENS_WITHIN: Final = 0.1
 #: Claims of one conversation: an owner that was merged, a bucket to be made, an answer lost.
 TURNS: Final = 8
 
@@ -50,7 +47,6 @@ class Claims:
         absence: whether the server is away, and what calls do then.
         companion: brings settlements over that no claim takes along.
         clock: what tells this process's time.
-        by_owner: the server is a cluster: owners are asked one after the other.
         shares: what calls may take without asking; ``None`` = nothing.
     """
 
@@ -61,7 +57,6 @@ class Claims:
         companion: Companion,
         *,
         clock: Clock,
-        by_owner: bool,
         shares: Shares | None,
     ) -> None:
         self._books = books
@@ -70,7 +65,6 @@ class Claims:
         self._absence = absence
         self._companion = companion
         self._clock = clock
-        self._by_owner = by_owner
         self._shares = shares
         self._waits_out = absence.on_failure != "fail"
         #: What this process may spend on its own; ``None`` = it asks the server.
@@ -79,11 +73,7 @@ class Claims:
         self.granted_alone = 0
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
-        #: Whether this process stands among those that wait for slots of some owner.
-        self._waits = False
-        #: Of which owners' keys it is told, and until when: by then it asks again, in case a
-        #: message was lost.
-        self._told_of: dict[str, float] = {}
+        self._row = Row(books.view, companion)
         self._booked_until = -inf
 
     def at_once(self, claim: Claim, now: float) -> Reservation | Short | None:
@@ -95,27 +85,12 @@ class Claims:
                 granted = self._shares.grant(claim, now)
                 if granted is not None:
                     return granted
-            return self._waits_on(claim, now) if self._told_of else None
-
-    def _waits_on(self, claim: Claim, now: float) -> Short | None:
-        """Answer who waits for a slot behind others of this process: it will be told of one."""
-        if not claim.books_for > 0 or not self._companion.listening.is_set():
-            return None
-        until, first = inf, None
-        for account in claim.accounts:
-            told_until = self._told_of.get(self._view.know(account).prefix, -inf)
-            if told_until <= now or account.ready_at(claim.costs, now) < inf:
-                return None
-            if account.too_large(claim.costs) is not None:
-                return None
-            until, first = min(until, told_until), first or account
-        return Short(first, inf, until) if first is not None else None
+            return self._row.answer(claim, now) if self._row else None
 
     def waits_no_more(self, prefix: str) -> None:
         """No call of this process waits for slots of these keys' owner: others are told of them."""
         with self._lock:
-            self._told_of.pop(prefix, None)
-            self._waits = bool(self._told_of)
+            self._row.left(prefix)
 
     def talk(self, claim: Claim) -> Talk:
         """Claim; what a driver does is to carry the steps over and back."""
@@ -284,7 +259,7 @@ class Claims:
         return answer
 
     def _ask_all(self, accounts: list[Account], claim: Claim, held: Reservation | None) -> Talk:
-        if self._by_owner:
+        if self._books.by_owner:
             return self._ask_each(accounts, claim, held)
         return self._ask(accounts, claim, claim.books_for, held)
 
@@ -364,7 +339,7 @@ class Claims:
                     again=again,
                     horizon=wire.microseconds(books_for) if books_for > 0 else -1,
                     waits=waits and books_for > 0,
-                    waited=self._waits,
+                    waited=bool(self._row),
                     lends_for=lender.lends_for if lender is not None else 0,
                     fraction=lender.fraction if lender is not None else 0,
                     costs=claim.costs,
@@ -455,17 +430,14 @@ class Claims:
         held: Reservation | None,
         now: float,
     ) -> Short:
-        if held is not None and held.starts_at < now + reply.after:
+        if held is not None:  # nothing begins earlier, or else the server had exchanged it
             return Short(held.account, held.starts_at, booking=held)
         expires_at = now + reply.expires_after
         if reply.after == inf and claim.books_for > 0:
             if self._companion.listening.is_set():
-                self._waits = True
-                for waited_for in accounts:
-                    self._told_of[self._view.know(waited_for).prefix] = now + ASKS_AGAIN_AFTER
-                expires_at = min(expires_at, now + ASKS_AGAIN_AFTER)
+                expires_at = min(expires_at, self._row.joined(accounts, now))
             elif self._books.freed is not None:
-                if not self._by_owner:
+                if not self._books.by_owner:
                     self._companion.listen()
                 expires_at = min(expires_at, now + LISTENS_WITHIN)
         return Short(account, now + reply.after, expires_at)

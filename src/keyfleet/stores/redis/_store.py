@@ -74,13 +74,12 @@ class RedisStore:
             fleet_size=lambda: self._health.size,
             rejoins_after=timeout + REJOINS_AFTER,
         )
-        by_owner = self._server.is_cluster
         self._books = Books(
             namespace,
             lifetime=lifetime,
             limits_for=limits_for,
             clock=self._clock,
-            by_owner=by_owner,
+            by_owner=self._server.is_cluster,
         )
         self._lock = self._books.lock
         self._view = self._books.view
@@ -93,7 +92,6 @@ class RedisStore:
             self._absence,
             self._companion,
             clock=self._clock,
-            by_owner=by_owner,
             shares=self._shares,
         )
         self._health = Health(

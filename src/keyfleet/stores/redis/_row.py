@@ -1,0 +1,64 @@
+"""The row of processes that wait for slots, as this one stands in it.
+
+A slot doesn't come back with time: who frees one tells the first of the row, by a message. So as
+long as this process stands there, none of its calls need ask; they wait for the message together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Final
+
+from ..._core.ledger import Account, Claim, Short
+from ._companion import Companion
+from ._view import View
+
+#: Seconds after which a call that waits for a slot asks again, in case a message was lost.
+ASKS_AGAIN_AFTER: Final = 5.0
+#: The same where messages don't come: in the first moments, and in a cluster.
+LISTENS_WITHIN: Final = 0.1
+
+
+class Row:
+    """For whose slots this process waits. Its books' lock guards it.
+
+    Args:
+        view: the accounts of this process.
+        companion: hears the messages.
+    """
+
+    def __init__(self, view: View, companion: Companion) -> None:
+        self._view = view
+        self._companion = companion
+        #: Of which owners' keys it is told, until when: by then it asks again.
+        self._told_until: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        """Whether it stands in any row."""
+        return bool(self._told_until)
+
+    def joined(self, accounts: Iterable[Account], now: float) -> float:
+        """Take in that it waits for slots of these; return when it asks again."""
+        until = now + ASKS_AGAIN_AFTER
+        for account in accounts:
+            self._told_until[self._view.know(account).prefix] = until
+        return until
+
+    def left(self, prefix: str) -> None:
+        """Take in that none of its calls waits for slots of these keys' owner."""
+        self._told_until.pop(prefix, None)
+
+    def answer(self, claim: Claim, now: float) -> Short | None:
+        """Answer a call that waits behind others of this process; ``None`` = it must ask."""
+        if not claim.books_for > 0 or not self._companion.listening.is_set():
+            return None
+        until, first = inf, None
+        for account in claim.accounts:
+            told_until = self._told_until.get(self._view.know(account).prefix, -inf)
+            if told_until <= now or account.ready_at(claim.costs, now) < inf:
+                return None
+            if account.too_large(claim.costs) is not None:
+                return None
+            until, first = min(until, told_until), first or account
+        return Short(first, inf, until) if first is not None else None
