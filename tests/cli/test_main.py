@@ -16,7 +16,7 @@ def test_help_names_every_command() -> None:
         text=True,
         check=True,
     )
-    for name in ("batch", "check", "status", "mock", "demo"):
+    for name in ("batch", "check", "status", "revive", "mock", "demo"):
         assert name in done.stdout
 
 

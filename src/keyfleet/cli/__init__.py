@@ -1,4 +1,4 @@
-"""The command line: ``keyfleet batch``, ``check``, ``status``, ``simulate``, ``mock`` and ``demo``.
+"""The command line: ``keyfleet batch``, ``check``, ``status``, ``revive``, ``simulate`` and more.
 
 What it is made of (typer, rich) comes with the extra `cli`, and is imported only once `main` runs.
 """

@@ -8,6 +8,7 @@ from .batch import batch
 from .check import check
 from .demo import demo
 from .mock import mock
+from .revive import revive
 from .simulate import simulate
 from .status import status
 
@@ -18,5 +19,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # it shows local variables, and so perhaps a secret
 )
-for command in (batch, check, status, simulate, mock, demo):
+for command in (batch, check, status, revive, simulate, mock, demo):
     app.command()(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..config import store_of
-from ..errors import ConfigError, StoreError
-from ._console import BAD_INPUT, INTERRUPTED, duration, errors_told, number, out, say
+from ..errors import StoreError
+from ._address import fleet_at, without
+from ._console import INTERRUPTED, duration, number, out
 
 if TYPE_CHECKING:
     from ..stores.redis import FleetReport
@@ -48,48 +47,17 @@ def status(
 
     Exit code 0: shown; 2: no such fleet, or its server doesn't answer.
     """
-    with errors_told():
-        url, name = _address(config, store)
-        name = namespace if namespace is not None else name
-        try:
-            if watch:
-                _watch(url, name, every, as_json=as_json)
-            else:
-                _show(_read(url, name), as_json=as_json)
-        except StoreError as error:
-            say("error", "bold red", _without(url, str(error)))
-            raise typer.Exit(BAD_INPUT) from None
-
-
-def _address(config: Path | None, store: str | None) -> tuple[str, str]:
-    """Return the store's URL and the namespace."""
-    if store is None:
-        return store_of(config)
-    if config is not None:
-        raise ConfigError("both a file and --store are given", cure="Leave one out")
-    if store.startswith("env:"):
-        store = os.environ.get(store.removeprefix("env:"), "")
-    if not store:
-        raise ConfigError("--store is empty, or names a variable that is not set")
-    return store, "default"
+    with fleet_at(config, store, namespace) as (url, name):
+        if watch:
+            _watch(url, name, every, as_json=as_json)
+        else:
+            _show(_read(url, name), as_json=as_json)
 
 
 def _read(url: str, namespace: str) -> FleetReport:
-    try:
-        from ..stores.redis import read_fleet  # noqa: PLC0415 - only where it is used
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "redis":
-            raise
-        raise ConfigError(
-            "this command needs the package redis", cure="pip install 'keyfleet[redis]'"
-        ) from error
+    from ..stores.redis import read_fleet  # noqa: PLC0415 - only where it is used
+
     return read_fleet(url, namespace)
-
-
-def _without(url: str, message: str) -> str:
-    """Return a message without the URL's password, should a library have put it there."""
-    password = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
-    return message.replace(password, "...") if password else message
 
 
 def _watch(url: str, namespace: str, every: float, *, as_json: bool) -> None:
@@ -108,7 +76,7 @@ def _watch(url: str, namespace: str, every: float, *, as_json: bool) -> None:
                 try:
                     live.update(_drawn(_read(url, namespace)), refresh=True)
                 except StoreError as error:
-                    told = Text(_without(url, str(error)), style="red")
+                    told = Text(without(url, str(error)), style="red")
                     live.update(Group(_drawn(first), told), refresh=True)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

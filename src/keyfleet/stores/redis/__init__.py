@@ -16,6 +16,7 @@ asked, and each asks once. See `docs/architecture.md`.
 """
 
 from ._report import FleetReport, read_fleet
+from ._revive import revive_fleet
 from ._store import RedisStore
 
-__all__ = ["FleetReport", "RedisStore", "read_fleet"]
+__all__ = ["FleetReport", "RedisStore", "read_fleet", "revive_fleet"]

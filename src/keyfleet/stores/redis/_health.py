@@ -110,6 +110,12 @@ class Told:
         return self.news.reason if known else "other" if self.news.reason else ""
 
 
+def numbers_of(known: int, runs_for: float) -> bytes:
+    """Return the numbers of an exchange, of who knows a version and runs for so many seconds."""
+    spans = (CLAIM_FOR, KEPT_FOR, MERGED_FOR, runs_for, ALIVE_FOR)
+    return _NUMBERS.pack(known, *map(wire.microseconds, spans))
+
+
 def prefix(namespace: str) -> str:
     """Return what the keys of a fleet itself begin with: one slot of a cluster, no owner's."""
     return f"{wire.fleet(namespace)}{{!}}:"
@@ -266,10 +272,8 @@ class Health:
         now = self._clock.now()
         leaves = self._closed.is_set()
         runs_for = -1e-6 if leaves else now - self._began_at
-        spans = (CLAIM_FOR, KEPT_FOR, MERGED_FOR, runs_for, ALIVE_FOR)
         says = about(self._in_flight(), 0 if member is None else member.waiting)
-        numbers = _NUMBERS.pack(known, *map(wire.microseconds, spans))
-        parts: list[Part] = [numbers, self._process(), self._channel, says]
+        parts: list[Part] = [numbers_of(known, runs_for), self._process(), self._channel, says]
         for one in sent:
             parts += one.parts(now)
         return ([self._prefix], parts), sent

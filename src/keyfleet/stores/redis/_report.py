@@ -122,11 +122,7 @@ def read_fleet(url: str, namespace: str, *, timeout: float = TIMEOUT) -> FleetRe
 
 
 def _read(client: Any, namespace: str) -> FleetReport:
-    begin = wire.fleet(namespace)
-    names = sorted(key.decode() for key in client.scan_iter(match=f"{begin}*", count=_AT_ONCE))
-    owned = [name for name in names if name.startswith(begin + "{")]
-    if not owned:
-        raise _empty(client, namespace)
+    begin, owned = wire.fleet(namespace), existing(client, namespace)
     seconds, micro = client.execute_command("TIME")
     now = seconds + micro / 1e6
     scopes: list[ScopeReport] = []
@@ -162,6 +158,20 @@ def _read(client: Any, namespace: str) -> FleetReport:
         merges=tuple(merges),
         processes=tuple(_processes(client, prefix(namespace), now)),
     )
+
+
+def existing(client: Any, namespace: str) -> list[str]:
+    """Return the keys of a fleet's owners, sorted.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    begin = wire.fleet(namespace)
+    names = sorted(key.decode() for key in client.scan_iter(match=f"{begin}*", count=_AT_ONCE))
+    owned = [name for name in names if name.startswith(begin + "{")]
+    if not owned:
+        raise _empty(client, namespace)
+    return owned
 
 
 def _empty(client: Any, namespace: str) -> ConfigError:
