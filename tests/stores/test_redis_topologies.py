@@ -13,7 +13,7 @@ import redis
 from tests.stores import test_redis_contract as contract
 from tests.stores.redis_kit import TestServer, binary, free_port, serving
 
-from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, WaitTimeout
+from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, Usage, WaitTimeout
 from keyfleet._core.ledger import LimitsFor
 from keyfleet._protocols import Store
 from keyfleet.stores.redis import RedisStore
@@ -102,6 +102,39 @@ async def test_tasks_of_a_pool_over_a_cluster(cluster_url: str) -> None:
             await lease.asettle()
         with pytest.raises(WaitTimeout):
             await pool.alease(Demand(model="m"), timeout=0.5)
+
+
+def test_owners_that_turn_out_to_be_one_spend_from_one_bucket_in_all_processes(
+    cluster_url: str,
+) -> None:
+    """They may be on different nodes: what the one spent is booked at the other."""
+    namespace = f"cluster-{next(contract.NAMES)}"
+    owners = [
+        Organization(name=n, keys=(f"sk-{n}-0123456789abcdef",), limits=Limits(tpd=8640))
+        for n in ("acme", "birch")
+    ]
+    one, two = (
+        KeyPool(owners, store=RedisStore(cluster_url, namespace=namespace), strategy="round-robin")
+        for _ in range(2)
+    )
+    with one, two:
+        for _ in range(10):
+            call = Demand(model="m", input_tokens=200)
+            one.lease(call).settle(Usage(input_tokens=200))
+        two.lease(Demand(model="m", requests=0)).release()
+        first, second = one.store, two.store
+        assert isinstance(first, RedisStore)
+        assert isinstance(second, RedisStore)
+        first.merge("birch", "acme", one.clock.now())
+        first.flush()
+        until = monotonic() + 30
+        while second._view.resolve("birch") != "acme":
+            assert monotonic() < until, "the other process isn't told"
+            sleep(0.05)
+        two.lease(Demand(model="m", requests=0)).release()
+        assert {key.organization for key in two.keys} == {"acme"}
+        (account,) = second._view.all()
+        assert 8640 - account.buckets[0].level == pytest.approx(2000, abs=50)
 
 
 def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:

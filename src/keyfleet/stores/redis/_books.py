@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Final
 
 from ..._clock import Clock
+from ..._core.bucket import Bucket
 from ..._core.ledger import Account, LimitsFor, Reservation, Settlement
 from ..._limits import Costs, Limits
 from . import _wire as wire
@@ -180,6 +181,25 @@ class Books:
             known, levels = self.view.know(account), self.view.hints(account, now)
             ending = wire.spent(account.organization, known.blob, levels, debt.amounts)
             self.buffer.add(self.group(account.organization), ending, first=True)
+
+    def carry_over(self, organization: str, into: str, now: float) -> None:
+        """Merge two owners that the server can't: the one that stays has spent what the other did.
+
+        Calls in flight settle with the one that stays.
+        """
+        seen: set[Bucket] = set()
+        spent: list[tuple[Account, list[tuple[str, float]]]] = []
+        for account in self.view.of({organization}):
+            buckets = [bucket for bucket in account.buckets if bucket not in seen]
+            seen.update(buckets)
+            for bucket in buckets:
+                bucket.refill(now)
+            spent.append((account, [(wire.field(b), b.capacity - b.level) for b in buckets]))
+        self.view.merge(organization, into, now)
+        for gone, amounts in spent:
+            account = self.view.account(into, gone.project, gone.family, now)
+            blob, levels = self.view.know(account).blob, self.view.hints(account, now)
+            self.buffer.add(self.group(into), wire.spent(into, blob, levels, amounts))
 
     def next_batch(self) -> tuple[str, Batch, Step] | None:
         """Return a batch that is to be sent now, with its step; ``None`` = there is none."""

@@ -200,7 +200,11 @@ class RedisStore:
             if organization == into:
                 return
         with self._lock:
-            view.merge(organization, into, now)
+            if self._server.is_cluster:
+                self._books.carry_over(organization, into, now)
+            else:
+                view.merge(organization, into, now)
+        self._companion.nudge(soon=True)
         self._health.merged(organization, into)
 
     def _in_flight(self) -> int:
