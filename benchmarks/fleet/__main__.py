@@ -2,6 +2,7 @@
 
     python -m benchmarks.fleet [--seconds 60] [--processes 8] [--kill 3]
         [--away 10 --by stop|restart|empty] [--on-failure wait|fail|degrade] [--lenient]
+        [--scale 1]
 
 A redis-server (or valkey-server) of its own, the mock provider in a process of its own, each member
 of the fleet in one. Printed: what was admitted as a share of the fluid limit (all buckets full at
@@ -34,8 +35,10 @@ def main() -> None:
     parser.add_argument("--on-failure", default="wait")
     parser.add_argument("--lifetime", type=float, default=10.0, help="seconds of a reservation")
     parser.add_argument("--lenient", action="store_true")
-    found = parser.parse_args()
-    order = Order(rpm=OWNERS, **vars(found))
+    parser.add_argument("--scale", type=float, default=1.0, help="of the limits")
+    found = vars(parser.parse_args())
+    scale = found.pop("scale")
+    order = Order(rpm={name: round(rpm * scale) for name, rpm in OWNERS.items()}, **found)
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for line in run(order).lines():
         print(line)

@@ -1,7 +1,9 @@
-"""A cluster of three nodes, and a master that sentinels watch: real servers of this test's own."""
+"""Clusters, sentinels, TLS and sockets: real servers of these tests' own."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,7 @@ from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, Usage, W
 from keyfleet._core.ledger import LimitsFor
 from keyfleet._protocols import Store
 from keyfleet.stores.redis import RedisStore
+from keyfleet.stores.redis._away import OnFailure
 
 pytestmark = [pytest.mark.realtime, pytest.mark.usefixtures("engine")]
 
@@ -137,7 +140,8 @@ def test_owners_that_turn_out_to_be_one_spend_from_one_bucket_in_all_processes(
         assert 8640 - account.buckets[0].level == pytest.approx(2000, abs=50)
 
 
-def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_failure", ["fail", "wait"])
+def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path, on_failure: OnFailure) -> None:
     with ExitStack() as stack:
         master = stack.enter_context(serving())
         replica = stack.enter_context(serving("--replicaof", "127.0.0.1", str(master.port)))
@@ -162,7 +166,7 @@ def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
             assert monotonic() < until, "the sentinel doesn't see the replica"
             sleep(0.2)
         url = f"redis+sentinel://127.0.0.1:{port}/fleet"
-        store = RedisStore(url, timeout=1.0, on_failure="fail")
+        store = RedisStore(url, timeout=1.0, on_failure=on_failure)
         owner = Organization(name="o", keys=("sk-o-0123456789abcdef",), limits=Limits(rpd=10.5))
         with KeyPool([owner], store=store) as pool:
             for _ in range(5):
@@ -175,9 +179,10 @@ def test_a_failover_costs_seconds_and_no_quota(tmp_path: Path) -> None:
             while granted < 5:
                 assert monotonic() < until, "the replica was not made master"
                 try:
-                    pool.lease(Demand(model="m"), timeout=5).settle()
+                    pool.lease(Demand(model="m"), timeout=60).settle()
                     granted += 1
                 except StoreError:
+                    assert on_failure == "fail"
                     sleep(0.1)
             with pytest.raises(WaitTimeout):
                 pool.lease(Demand(model="m"), timeout=0.2)
@@ -189,3 +194,48 @@ def knows_replica(port: int) -> bool:
             return bool(client.execute_command("SENTINEL", "REPLICAS", "fleet"))
     except (redis.exceptions.RedisError, OSError):
         return False
+
+
+def spends(url: str) -> None:
+    """Lease and settle in a thread and in a task."""
+    owner = Organization(name="o", keys=("sk-o-0123456789abcdef",), limits=Limits(rpd=2.5))
+
+    async def in_a_task(pool: KeyPool) -> None:
+        lease = await pool.alease(Demand(model="m"), timeout=20)
+        await lease.asettle()
+
+    with KeyPool([owner], store=RedisStore(url, on_failure="fail")) as pool:
+        pool.lease(Demand(model="m"), timeout=20).settle()
+        asyncio.run(in_a_task(pool))
+        with pytest.raises(WaitTimeout):
+            pool.lease(Demand(model="m"), timeout=0.2)
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    socket = tmp_path / "s"
+    with serving("--unixsocket", str(socket)):
+        spends(f"unix://{socket}")
+
+
+def test_tls_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on PATH, to make a certificate with")
+    made, key = tmp_path / "made.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(made)]
+    subprocess.run(command, check=True, capture_output=True)
+    port = free_port()
+    tls = (
+        "--tls-cert-file",
+        str(made),
+        "--tls-key-file",
+        str(key),
+        "--tls-ca-cert-file",
+        str(made),
+    )
+    with serving("--tls-port", str(port), *tls, "--tls-auth-clients", "no"):
+        url = f"rediss://127.0.0.1:{port}/0"
+        spends(f"{url}?ssl_ca_certs={made}")
+        with pytest.raises(StoreError, match=r"(?i)certificate"):
+            spends(url)
