@@ -217,24 +217,32 @@ class Shares:
             return False
         if portion.state is State.SETTLED:
             return False
-        costs, freed = portion.costs, False
-        if share is None:
-            if any(costs[bucket.metric] != used[bucket.metric] for bucket in account.buckets):
-                return None
-        else:
-            left, amounts = share.left, share.amounts
-            for metric in share.metrics:
-                back = costs[metric] - used[metric]
-                if back and not 0 <= left[metric] + back <= amounts[metric]:
-                    if back < 0:  # more than there is: the debt is told, with all that is left
-                        self._end(share, now)
+        freed: bool | None = False
+        if share is not None:
+            freed = self._fold(share, portion.costs, used, now)
+        elif any(portion.costs[b.metric] != used[b.metric] for b in account.buckets):
+            freed = None
+        if freed is not None:
+            portion.state, portion.answered = State.SETTLED, True
+            account.in_flight -= 1
+        return freed
+
+    def _fold(self, share: Share, costs: Costs, used: Costs, now: float) -> bool | None:
+        """Take what a call used less or more into a share; ``None`` = that has no room for it."""
+        left, changed, freed = share.left, [], False
+        for metric in share.metrics:
+            back = costs[metric] - used[metric]
+            if back:
+                then = left[metric] + back
+                if then < 0:  # more than there is: the debt is told, with all that is left
+                    self._end(share, now)
                     return None
-            for metric in share.metrics:
-                back = costs[metric] - used[metric]
-                left[metric] += back
+                if then > share.amounts[metric]:
+                    return None
+                changed.append((metric, then))
                 freed = freed or back > 0
-        portion.state, portion.answered = State.SETTLED, True
-        account.in_flight -= 1
+        for metric, then in changed:
+            left[metric] = then
         return freed
 
     def _tells(self, account: Account, now: float) -> bool:
