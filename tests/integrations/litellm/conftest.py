@@ -25,6 +25,13 @@ from litellm_keyfleet import KeyfleetRouting, _leases
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
 CHAT = "gpt-4o-mini"
 EMBED = "text-embedding-3-small"
+#: Each Router adds to these for good, and at 100 LiteLLM takes no more: ours would be left out.
+CALLBACKS = (
+    "success_callback",
+    "failure_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,9 +119,12 @@ def world() -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     callbacks = list(litellm.callbacks)
+    lists = {name: list(getattr(litellm, name)) for name in CALLBACKS}
     litellm.cache = None
     yield
     litellm.callbacks = callbacks
+    for name, before in lists.items():
+        getattr(litellm, name)[:] = before
     litellm.cache = None
     assert _leases.open_leases() == 0, "a test left a lease open"
 
