@@ -241,6 +241,7 @@ class KeyfleetRouting:
         router = self._router()
         if router is None:
             raise ConfigError("the Router of this routing is gone", cure="Install on a new one")
+        _listener.listen()  # whoever replaced `litellm.callbacks` since has left it out
         return router
 
     def _current(self, router: Router) -> Fleet:

@@ -365,6 +365,16 @@ class TestWaiting:
 
 
 class TestSettling:
+    async def test_callbacks_that_somebody_replaced_are_ours_again(self, world: World) -> None:
+        router = world.router()
+        routing = world.routing(router)
+        litellm.callbacks = []
+        for names in (litellm._async_success_callback, litellm._async_failure_callback):
+            names.clear()
+        await router.acompletion("fast", MESSAGES)
+        await idle(routing)
+        assert answered(routing) == 1
+
     async def test_headers_teach_the_pool_the_owners_limits(self, world: World) -> None:
         router = world.router(world.model_list()[:1])
         routing = world.routing(router)
