@@ -2,7 +2,7 @@
 
     python -m benchmarks.fleet [--seconds 60] [--processes 8] [--kill 3]
         [--away 10 --by stop|restart|empty] [--on-failure wait|fail|degrade] [--lenient]
-        [--scale 1]
+        [--share-for 0.5] [--scale 1]
 
 A redis-server (or valkey-server) of its own, the mock provider in a process of its own, each member
 of the fleet in one. Printed: what was admitted as a share of the fluid limit (all buckets full at
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=0.0, help="seconds without the store")
     parser.add_argument("--by", choices=("stop", "restart", "empty"), default="stop")
     parser.add_argument("--on-failure", default="wait")
+    parser.add_argument("--share-for", type=float, default=0.0, help="seconds; 0: calls ask")
     parser.add_argument("--lifetime", type=float, default=10.0, help="seconds of a reservation")
     parser.add_argument("--lenient", action="store_true")
     parser.add_argument("--scale", type=float, default=1.0, help="of the limits")

@@ -30,6 +30,7 @@ class Order:
         lenient: the provider allows twice the limits, so that nothing but the fleet keeps them.
         lifetime: seconds after which what a killed process held comes back.
         on_failure: what calls do while the store is away.
+        share_for: seconds for which a process may spend a share without asking; 0 = it asks.
         latency: seconds until the provider answers.
     """
 
@@ -43,6 +44,7 @@ class Order:
     lenient: bool = False
     lifetime: float = 10.0
     on_failure: str = "wait"
+    share_for: float = 0.0
     latency: float = 0.05
 
     def text(self) -> str:

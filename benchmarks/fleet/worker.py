@@ -75,7 +75,12 @@ async def saturate(order: Order, pool: KeyPool) -> Counter[str]:
 
 
 async def main(order: Order, store_url: str, base_url: str) -> None:
-    store = RedisStore(store_url, lifetime=order.lifetime, on_failure=order.on_failure)
+    store = RedisStore(
+        store_url,
+        lifetime=order.lifetime,
+        on_failure=order.on_failure,
+        share_for=order.share_for,
+    )
     await warm(base_url)
     async with pool_of(order, store, base_url) as pool:
         print("ready", flush=True)
