@@ -19,7 +19,7 @@ class Book:
     """A ledger that knows no limits, and one owner."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(lambda organization, project, family: Limits())
+        self.ledger = Ledger(lambda organization, project, family: Limits(), assumes=True)
         self.account: Account = self.ledger.account("acme", None, "m", 0.0)
 
     def take(self, now: float) -> Reservation:

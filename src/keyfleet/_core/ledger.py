@@ -312,9 +312,18 @@ class Settlement:
 
 
 class Ledger:
-    """The state of every limit. Not thread-safe: its store holds a lock around each call."""
+    """The state of every limit. Not thread-safe: its store holds a lock around each call.
 
-    def __init__(self, limits_for: LimitsFor, *, lifetime: float = LIFETIME) -> None:
+    Args:
+        limits_for: the configured limits.
+        lifetime: seconds after which a reservation that nobody settled comes back.
+        assumes: seek the rate of owners that tell none; see `assumed`.
+    """
+
+    def __init__(
+        self, limits_for: LimitsFor, *, lifetime: float = LIFETIME, assumes: bool = False
+    ) -> None:
+        self._assumes = assumes
         self._limits_for = limits_for
         self._lifetime = lifetime
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
@@ -336,7 +345,7 @@ class Ledger:
         if account is None:
             account = self._accounts[key] = Account(organization, project, family)
             account.buckets = self._configured_buckets(account, now)
-            if not account.buckets:
+            if self._assumes and not account.buckets:
                 account.assumed = Assumed()
         return account
 
