@@ -44,3 +44,11 @@ def test_a_name_twice_is_refused() -> None:
                 Organization(name="b", keys=(key("x", "sk-two-0123456789"),)),
             ]
         )
+
+
+@pytest.mark.parametrize("of", [Organization, Project])
+def test_limits_of_another_type_are_refused_where_they_are_given(
+    of: type[Organization] | type[Project],
+) -> None:
+    with pytest.raises(ConfigError, match="the limits of 'acme' are a dict"):
+        of(name="acme", limits={"rpm": 60})  # type: ignore[arg-type]

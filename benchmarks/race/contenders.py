@@ -188,3 +188,6 @@ CONTENDERS: Final[dict[str, tuple[str, Callable[[Scenario, str], Ask]]]] = {
     "langchain": ("LangChain limiter, fallbacks, retry", langchain_own),
     "tenacity": ("tenacity over a cycle of keys", tenacity_cycle),
 }
+
+#: Those that are the production core, which runs on a simulated clock too.
+SIMULATED: Final = frozenset(name for name in CONTENDERS if name.startswith("keyfleet"))

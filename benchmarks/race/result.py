@@ -16,6 +16,8 @@ class Result:
         refused: answers that told of a limit (not of an empty purse) which a contender got.
         delays: seconds of each call beyond the provider's own, sorted.
         cpu: CPU seconds of the contender's process.
+        simulated: how the same ended on a simulated clock, with a client that works as long on
+            each call; ``None`` = it wasn't run there.
     """
 
     seconds: float
@@ -25,11 +27,19 @@ class Result:
     refused: int
     delays: tuple[float, ...] = ()
     cpu: float = 0.0
+    simulated: Result | None = None
 
     @property
     def calls(self) -> int:
         """How many calls there were."""
         return self.answered + self.lost
+
+    @property
+    def agreement(self) -> float | None:
+        """The time over the simulated one; ``None`` = it was not simulated, or lost calls."""
+        if self.simulated is None or self.lost or self.simulated.lost:
+            return None
+        return self.seconds / self.simulated.seconds
 
     @property
     def over(self) -> float:

@@ -7,7 +7,7 @@ live on what refills.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -284,6 +284,20 @@ def unknown(seconds: float) -> Scenario:
     )
 
 
+def silent(seconds: float) -> Scenario:
+    """Neither headers nor refusals tell of a limit, and none is configured."""
+    owners = _rates(_UNEQUAL)
+    return Scenario(
+        name="silent",
+        title="no header tells a limit, none configured",
+        owners=owners,
+        told=None,
+        jobs=_small(_filling(_UNEQUAL, seconds)),
+        settings=replace(SETTINGS, tells_limits=False),
+        learned=True,
+    )
+
+
 def daily(seconds: float) -> Scenario:
     """Half of a minute's requests, and acme has nothing left for today."""
     owners = _rates({"acme": 300, "birch": 150, "cedar": 90})
@@ -331,6 +345,7 @@ SCENARIOS: Final[dict[str, Callable[[float], Scenario]]] = {
         quantised,
         foreign,
         unknown,
+        silent,
         daily,
         formula,
     )

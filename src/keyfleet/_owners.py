@@ -24,6 +24,13 @@ class ModelLimits:
     shared: bool = False
 
 
+def _check_limits(name: str, limits: object) -> None:
+    if not isinstance(limits, Limits):
+        raise ConfigError(
+            f"the limits of {name!r} are a {type(limits).__name__}", cure="Give Limits(rpm=500)"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """A project inside an organization: its own keys, and limits below the organization's.
@@ -44,6 +51,7 @@ class Project:
     project_id: str | None = None
 
     def __post_init__(self) -> None:
+        _check_limits(self.name, self.limits)
         object.__setattr__(self, "keys", _secrets(self.keys))
 
 
@@ -87,6 +95,7 @@ class Organization:
                 )
         if self.base_url:
             origin(self.base_url)
+        _check_limits(self.name, self.limits)
         object.__setattr__(self, "keys", _secrets(self.keys))
         object.__setattr__(self, "projects", tuple(self.projects))
 

@@ -40,6 +40,13 @@ def test_limits_that_are_not_told_are_learned(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+def test_limits_that_nobody_tells_are_found_by_trying(seed: int) -> None:
+    result = raced("silent", seed=seed)
+    assert result.over <= 1.10
+    assert result.refused <= 0.07 * result.calls
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_sick_owners_cost_no_call_and_little_time(seed: int) -> None:
     result = raced("sick", seed=seed)
     assert result.over <= 1.06

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfleet import Demand, Limits
-from keyfleet._core.frontier import AT_A_TIME, KEPT_FOR, Frontier, size_of
+from keyfleet._core.frontier import AT_A_TIME, Frontier, size_of
 from keyfleet._core.ledger import Account, Claim, Ledger, Reservation
 
 NAMES = tuple(f"o{number}" for number in range(40))
@@ -75,7 +75,7 @@ def test_what_never_fits_is_not_due() -> None:
 def test_it_grows_old() -> None:
     frontier = Frontier([], costs(1), 10.0)
     assert not frontier.is_old(10.0)
-    assert frontier.is_old(10.0 + KEPT_FOR)
+    assert frontier.is_old(11.0)
     assert frontier.is_old(9.0), "its clock was set back"
 
 

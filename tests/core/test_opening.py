@@ -17,6 +17,7 @@ from keyfleet._core.ledger import Account
 from keyfleet._core.opening import (
     FIRST,
     GROWTH,
+    PROBED,
     REFUSED_WITHIN,
     RETESTED_AFTER,
     TEST,
@@ -44,11 +45,11 @@ def account(rpm: float = 600, **more: float) -> Account:
 class World:
     """An owner that is granted as much as its opening allows."""
 
-    def __init__(self, rpm: float = 600, of: World | None = None) -> None:
+    def __init__(self, rpm: float | None = 600, of: World | None = None) -> None:
         self.openings = Openings() if of is None else of.openings
         self.provider = Subject("model m at openai") if of is None else of.provider
         self.family = Subject("model m of acme")
-        self.account = account(rpm)
+        self.account = Account("acme", None, "m") if rpm is None else account(rpm)
         self.openings.begin(self.family, self.provider, self.account, 0.0)
 
     @property
@@ -90,7 +91,8 @@ def test_a_call_takes_its_share_of_the_scarcest_limit_per_minute() -> None:
     assert account(rpm=600, tpm=6000).worth(ONE) == pytest.approx(1.0)
     assert account(rpm=60, tpm=60_000).worth(ONE) == pytest.approx(1.0)
     assert account(rpm=600, rpd=10).worth(ONE) == pytest.approx(0.1), "not of a day's"
-    assert Account("acme", None, "m").worth(ONE) == 0.0
+    assert account(rpd=10, rpm=1).worth(ONE) == 60.0
+    assert Account("acme", None, "m").worth(ONE) == 1.0, "where nothing is known"
 
 
 def test_no_more_than_a_second_and_a_quarter_goes_before_an_answer() -> None:
@@ -240,10 +242,19 @@ def test_a_pause_outlives_its_opening_without_harm() -> None:
     assert world.family.usable
 
 
-def test_unknown_limits_are_not_paced() -> None:
-    world = World()
-    world.account = Account("acme", None, "m")
-    assert len(world.burst(0.0)) == 1000
+def test_where_no_limit_is_known_each_answer_lets_a_tenth_more_through() -> None:
+    world, at, steps = World(rpm=None), 0.0, []
+    while world.family.opening is not None:
+        instants = world.burst(at)
+        steps.append(len(instants))
+        world.told(instants[-1], OK)
+        at += 0.05
+    assert steps[0] <= 6
+    let_through = 0
+    for more in steps:
+        assert more <= 6 + 0.2 * let_through
+        let_through += more
+    assert let_through >= PROBED, "then it is taken for one without limits"
 
 
 def test_only_the_first_grant_beyond_makes_it_pause() -> None:

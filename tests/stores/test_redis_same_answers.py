@@ -131,7 +131,7 @@ class Twins:
             clock=self.clock,
         )
         self.redis.script_clock = self.clock.now
-        self.memory = MemoryStore(limits_for, lifetime=LIFETIME)
+        self.memory = MemoryStore(limits_for, lifetime=LIFETIME, assumes=False)
         self.held: list[tuple[Reservation, Reservation]] = []
         self.providers: dict[str, Charging] = {}
 

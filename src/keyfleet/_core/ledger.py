@@ -17,8 +17,9 @@ from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
-from .._limits import MINUTE, OWNER_WIDE, RULES, Costs, Limits
+from .._limits import MINUTE, OWNER_WIDE, RULES, Costs, Limits, Metric
 from .._outcome import Kind, Outcome, Reading
+from .assumed import Assumed
 from .bucket import MARGIN, Bucket, Mark
 
 #: Seconds after which an unsettled reservation comes back: the SDK's own time-out for a request
@@ -56,6 +57,7 @@ class Account:
     """
 
     __slots__ = (
+        "assumed",
         "buckets",
         "family",
         "granted",
@@ -74,6 +76,8 @@ class Account:
         self.granted = 0
         #: Nothing is granted before this instant: a refusal that named no bucket of ours.
         self.not_before = -inf
+        #: What is found out of its rate, where nobody tells it.
+        self.assumed: Assumed | None = None
 
     def __repr__(self) -> str:
         return f"<Account {self.owner} {self.family or '*'}>"
@@ -109,7 +113,12 @@ class Account:
         return ready
 
     def worth(self, costs: Sequence[float]) -> float:
-        """Return what a call takes of the scarcest limit per minute, in seconds of its rate."""
+        """Return what a call takes of the scarcest limit per minute, in seconds of its rate.
+
+        Where no limit at all is known, a request counts as a second.
+        """
+        if not self.buckets:
+            return costs[Metric.REQUESTS]
         most = 0.0
         for bucket in self.buckets:
             if bucket.period == MINUTE:
@@ -303,9 +312,18 @@ class Settlement:
 
 
 class Ledger:
-    """The state of every limit. Not thread-safe: its store holds a lock around each call."""
+    """The state of every limit. Not thread-safe: its store holds a lock around each call.
 
-    def __init__(self, limits_for: LimitsFor, *, lifetime: float = LIFETIME) -> None:
+    Args:
+        limits_for: the configured limits.
+        lifetime: seconds after which a reservation that nobody settled comes back.
+        assumes: seek the rate of owners that tell none; see `assumed`.
+    """
+
+    def __init__(
+        self, limits_for: LimitsFor, *, lifetime: float = LIFETIME, assumes: bool = False
+    ) -> None:
+        self._assumes = assumes
         self._limits_for = limits_for
         self._lifetime = lifetime
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
@@ -327,6 +345,8 @@ class Ledger:
         if account is None:
             account = self._accounts[key] = Account(organization, project, family)
             account.buckets = self._configured_buckets(account, now)
+            if self._assumes and not account.buckets:
+                account.assumed = Assumed()
         return account
 
     def _configured_buckets(self, account: Account, now: float) -> tuple[Bucket, ...]:
@@ -393,6 +413,8 @@ class Ledger:
         self._number += 1
         account.in_flight += 1
         account.granted += 1
+        if account.assumed is not None:
+            account.assumed.granted(now)
         expires_at = now + self._lifetime
         if expires_at < self._none_before:
             self._none_before = expires_at
@@ -492,6 +514,7 @@ class Ledger:
                 self._learn(reservation, reading, now)
                 continue
             bucket, limit = mark[0], reading.limit
+            reservation.account.assumed = None
             bucket.refill(now)
             before = bucket.level
             bucket.learn(limit, reading.burst or limit)
@@ -550,7 +573,7 @@ class Ledger:
         elif outcome.kind is Kind.RATE_LIMITED:
             refusing = self._refusing(reservation, outcome, now)
             if refusing is None:
-                account.not_before = max(account.not_before, now + after)
+                self._refused_somehow(reservation, account, after, now)
                 return
             cost = outcome.requested or reservation.costs[refusing.metric] * refusing.price
             limit, period = outcome.limit, outcome.period
@@ -559,6 +582,29 @@ class Ledger:
                 missing = outcome.used + cost - limit
                 after = _exactly(refusing, missing * period / limit, after)
             refusing.refused(cost=cost / refusing.price, ready_after=after)
+
+    def _refused_somehow(
+        self, reservation: Reservation, account: Account, after: float, now: float
+    ) -> None:
+        """Believe a refusal that named no limit of ours."""
+        account.not_before = max(account.not_before, now + after)
+        assumed = account.assumed
+        if assumed is None:
+            return
+        bucket = assumed.bucket
+        if bucket is None:
+            if account.buckets:  # headers told one meanwhile
+                account.assumed = None
+                return
+            scope = _scope(account.organization, None)
+            bucket = assumed.begin(scope, account.in_flight, now)
+            self._buckets[scope, account.family, bucket.name] = bucket
+            for other in self._accounts.values():
+                if _shares(other, account, None):
+                    other.buckets = (*other.buckets, bucket)
+        else:
+            bucket.refill(now)
+            assumed.refused(bucket, reservation.expires_at - self._lifetime, now)
 
     def _refusing(self, reservation: Reservation, outcome: Outcome, now: float) -> Bucket | None:
         """Return the bucket that a refusal was about, made from what it told if need be."""
@@ -576,6 +622,7 @@ class Ledger:
         if bucket is None:
             self._learn(reservation, reading, now)
             return bucket_of(account, account.buckets, reading)
+        account.assumed = None
         bucket.refill(now)
         bucket.learn(reading.limit, min(bucket.ceiling, reading.limit))
         return bucket

@@ -25,6 +25,9 @@ How limits are enforced is the provider's way, not an owner's. So of the owners 
 is tested first, and the others follow once it was let through. Where it was refused they keep to
 the window, and one of them tests again `RETESTED_AFTER` seconds later.
 
+Where no limit is known a request counts as a second's worth, and windows grow by a tenth: so few
+are refused when the limit is met. From there on see `assumed`.
+
 Where a minute's worth is less than `FEW` requests, there is nothing to flood anybody with, and a
 window of a second would hold none: such owners are used as they are.
 
@@ -64,6 +67,10 @@ SIZES: Final = 4.0
 FEW: Final = 12.0
 #: A window that was no limit grows by so much.
 GROWTH: Final = 2.0
+#: And of an owner whose limits nobody tells: what it refuses at last is what the window grew by.
+PROBING_GROWTH: Final = 1.1
+#: Requests at once that such an owner lets through who is then taken for one without limits.
+PROBED: Final = 600.0
 #: A test's answer counts once no more than this share of the calls of its window is in flight.
 ON_THEIR_WAY: Final = 0.125
 #: Seconds after which another owner is tested where a window was found to be enforced.
@@ -118,6 +125,7 @@ class Opening:
     """The short bucket of an owner that was not tested yet."""
 
     __slots__ = (
+        "account",
         "answered",
         "at",
         "crowd",
@@ -130,8 +138,9 @@ class Opening:
         "window",
     )
 
-    def __init__(self, now: float, way: Way) -> None:
+    def __init__(self, now: float, way: Way, account: Account) -> None:
         self.way = way
+        self.account = account
         self.window = WINDOW
         #: Seconds' worth that are spent and not refilled yet.
         self.spent = 0.0
@@ -183,7 +192,10 @@ class Opening:
 
     def pass_test(self) -> None:
         """Take in that a call of the test was answered: the window is no limit."""
-        self.window = max(self.window, self.spent) * GROWTH
+        if self.account.buckets:
+            self.window = max(self.window, self.spent) * GROWTH
+        else:
+            self.window = max(self.window, self.spent / TEST) * PROBING_GROWTH
         self.end_test()
 
     def end_test(self) -> None:
@@ -211,7 +223,7 @@ class Openings:
             way = self._ways.get(provider)
             if way is None:
                 way = self._ways[provider] = Way()
-            family.opening = Opening(now, way)
+            family.opening = Opening(now, way, account)
 
     def take(self, family: Subject, account: Account, costs: Costs, now: float) -> float | None:
         """Count a grant; return until when the owner pauses from now on, if it does."""
@@ -277,7 +289,8 @@ class Openings:
         self.testing -= 1
         opening.pass_test()
         self.resumed += opening.way.passed()
-        if opening.window > MINUTE:
+        most = MINUTE if opening.account.buckets else PROBED
+        if opening.window > most:
             family.opening = None
 
 

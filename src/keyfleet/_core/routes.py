@@ -221,6 +221,11 @@ class Route:
             self._is_mixed = len(accounts) < MANY and _is_mixed(accounts)
         return self.supply_cache
 
+    def supply_changed(self) -> None:
+        """Take in that an owner's health changed. Of many, one is a small part of the supply."""
+        if len(self.seats) < MANY:
+            self.supply_at = -inf
+
     def is_mixed(self, now: float) -> bool:
         """Whether its owners are few, and some have more tokens for each request than others."""
         self.supply(now)

@@ -803,6 +803,8 @@ class Scheduler:
 
     def _moved(self, subject: Subject) -> None:
         """Take in that a subject's state changed."""
+        for route, _ in self._seats_of.get(subject, ()):
+            route.supply_changed()
         self.changed.append((subject.name, subject.state, subject.reason))
         if subject.state is State.CLOSED:
             self._ailing.discard(subject)
@@ -816,7 +818,6 @@ class Scheduler:
     def _refresh(self, subject: Subject) -> None:
         """Let the seats of a subject join or leave the ready ones, and calls that wait know."""
         for route, seat in self._seats_of.get(subject, ()):
-            route.supply_at = -inf
             route.refresh(seat)
             lane = self._lanes.get((route.model, route.holder))
             if lane is not None and lane.head is not None:

@@ -15,11 +15,14 @@ class MemoryStore:
         limits_for: the configured limits of an organization (project ``None``) or project, for
             one model family.
         lifetime: seconds after which an unsettled reservation comes back.
+        assumes: seek the rate of owners whose limits nobody tells.
     """
 
-    def __init__(self, limits_for: LimitsFor, *, lifetime: float = LIFETIME) -> None:
+    def __init__(
+        self, limits_for: LimitsFor, *, lifetime: float = LIFETIME, assumes: bool = True
+    ) -> None:
         self._lock = Lock()  # guards the ledger; held for arithmetic only
-        self._ledger = Ledger(limits_for, lifetime=lifetime)
+        self._ledger = Ledger(limits_for, lifetime=lifetime, assumes=assumes)
 
     @property
     def is_local(self) -> bool:

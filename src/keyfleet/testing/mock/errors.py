@@ -8,7 +8,7 @@ templates are exact. A text the sources only describe is marked *paraphrased*.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .bucket import go_ms
@@ -92,6 +92,12 @@ def rate_limited(where: Where, short: Shortage, wait_s: float) -> Problem:
         f"{_ADD_PAYMENT if where.free else ''}"
     )
     return _limit_problem(short, message, wait_s)
+
+
+def untold(problem: Problem) -> Problem:
+    """Return a refusal that tells neither which limit nor how long."""
+    text = "Rate limit exceeded, please try again later."
+    return replace(problem, message=text, retry_after_s=None, limited=False)
 
 
 def dalle_limited(where: Where, short: Shortage, wait_s: float) -> Problem:

@@ -273,6 +273,8 @@ class MockProvider:
             if short.dimension.name == "ipm" and lane.model.startswith("dall-e"):
                 write = errors.dalle_limited
             problem = write(_where(lane, short), _shortage(short, need), short.wait_s(need))
+        if not self.settings.tells_limits:
+            problem = errors.untold(problem)
         if self.settings.charge_rejected:
             for meter in lane.meters:
                 if meter.index == RPM:

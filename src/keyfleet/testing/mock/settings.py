@@ -19,6 +19,8 @@ class MockSettings:
         ramp_base_tokens: input tokens per minute that are always allowed to an organisation and
             model; beyond them a minute may be 1.5 x the best of the previous 15 minutes
             (OpenAI Error codes guide, autumn 2026); None = no such guard.
+        tells_limits: send rate-limit headers, and say in a rate-limit 429 which limit refused and
+            for how long; without, as some compatible endpoints do, only that one did.
         true_up: settle the estimate against the real usage when a call ends; None = where the
             cost profile does so (`responses_2026`, `azure_ptu`, `anthropic`).
         ttft_s: seconds until the first token.
@@ -36,6 +38,7 @@ class MockSettings:
     x_should_retry: bool = False
     quantise_s: float | None = None
     ramp_base_tokens: int | None = 1_000_000
+    tells_limits: bool = True
     true_up: bool | None = None
     ttft_s: float = 0.0
     tokens_per_s: float = 0.0

@@ -37,6 +37,8 @@ def _limits(exchange: Exchange) -> Headers:
     lane, route, problem = exchange.lane, exchange.route, exchange.problem
     if lane is None or route is None or not route.rate_headers:
         return []
+    if not exchange.provider.settings.tells_limits:
+        return []
     if problem is not None and not problem.limited:
         return []
     headers: Headers = []
