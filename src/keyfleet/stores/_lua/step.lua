@@ -149,33 +149,43 @@ local function answer(r, b)
   if r.answered == 0 then b.pending = max(0, b.pending - amount_of(b, r.costs[b.metric])) end
 end
 
--- Whose slots are taken in a bucket that is made anew is known to nobody: a record is made of them,
--- so that they come back with a lifetime though their process may have died.
+-- Slots that are taken without a reservation that is known here, since it was lost or is still to be
+-- told: a record is made of them all, so that they come back with a lifetime, whoever has died.
 local function lost_name(b) return 'lost:' .. b.name end
+
+local function hold(a, b, slots)
+  local r = record(a.base, lost_name(b))
+  if not r or r.state ~= OPEN then
+    if r then delete(r) end
+    r = {
+      base = a.base, id = lost_name(b), state = OPEN, answered = 1, family = a.family,
+      project = a.project, names = b.name, until_at = now, expires_at = now + lifetime,
+      costs = { [0] = 0, 0, 0, 0, 0, 0, 0 },
+    }
+  end
+  r.costs[SLOTS] = r.costs[SLOTS] + slots
+  write_record(r)
+  call('ZADD', a.base .. 'x', r.expires_at, r.id)
+  keep_records(a.base, lifetime + keep)
+end
+
+-- Takes slots out of that record, since it turned out whose they are; returns how many it had.
+local function found(base, b, slots)
+  local r = record(base, lost_name(b))
+  if not r or r.state ~= OPEN then return 0 end
+  local some = min(slots, r.costs[SLOTS])
+  r.costs[SLOTS] = r.costs[SLOTS] - some
+  if r.costs[SLOTS] > 0 then write_record(r) else delete(r) end
+  return some
+end
 
 local function hold_lost(a)
   for _, b in ipairs(a) do
     if b.made == NEW and b.metric == SLOTS and b.level < b.capacity then
-      local r = {
-        base = a.base, id = lost_name(b), state = OPEN, answered = 1, family = a.family,
-        project = a.project, names = b.name, until_at = now, expires_at = now + lifetime,
-        costs = { [0] = 0, 0, 0, 0, 0, 0, 0 },
-      }
-      r.costs[SLOTS] = (b.capacity - b.level) / b.scale
-      write_record(r)
-      call('ZADD', a.base .. 'x', r.expires_at, r.id)
-      keep_records(a.base, lifetime + keep)
+      hold(a, b, (b.capacity - b.level) / b.scale)
     end
     if b.made then b.made = KNOWN end
   end
-end
-
--- Whose they are turned out.
-local function is_found(base, b, slots)
-  local r = record(base, lost_name(b))
-  if not r or r.state ~= OPEN then return end
-  r.costs[SLOTS] = r.costs[SLOTS] - slots
-  if r.costs[SLOTS] > 0 then write_record(r) else delete(r) end
 end
 
 -- Buckets of slots in which some came free in this step, by their organization's prefix.
@@ -500,6 +510,13 @@ local function alone(base, id, text, blob)
     local b = bucket(a.wide, spent.name) or bucket(a.own, spent.name)
     if b and not b.made then
       local amount = amount_of(b, spent.amount)
+      if b.metric == SLOTS then
+        if amount > 0 then
+          hold(a, b, spent.amount)
+        else
+          amount = -found(base, b, -spent.amount) * b.scale
+        end
+      end
       give_back(b, -amount)
       b.taken = b.taken + amount
       touch(b)
@@ -512,7 +529,7 @@ local function alone(base, id, text, blob)
     call('ZADD', base .. 'x', r.expires_at, id)
     keep_records(base, left + keep)
     for _, b in ipairs(a) do
-      if b.metric == SLOTS then is_found(base, b, c[SLOTS]) end
+      if b.metric == SLOTS then found(base, b, c[SLOTS]) end
     end
   end
   return nil
@@ -545,8 +562,7 @@ local function settle(base, id, text, blob)
     end
   end
   if ended == 1 then
-    local found = r and each_bucket(r) or a
-    for _, b in ipairs(found) do
+    for _, b in ipairs(r and each_bucket(r) or a) do
       local back = amount_of(b, held[b.metric])
       if r then
         forget_booking(r, b)
@@ -554,6 +570,8 @@ local function settle(base, id, text, blob)
         if r.state == EXPIRED then back = 0 end
       elseif expired == 1 then
         back = 0
+      elseif b.metric == SLOTS then -- else they are not taken here
+        back = found(base, b, held[SLOTS]) * b.scale
       end
       back = back - amount_of(b, used[b.metric])
       if back ~= 0 then
@@ -562,7 +580,6 @@ local function settle(base, id, text, blob)
       end
       touch(b)
       if back > 0 and b.metric == SLOTS then
-        if not r then is_found(base, b, back / b.scale) end
         with_slots[base] = b
       end
     end
