@@ -126,6 +126,24 @@ def test_slots_that_a_lost_server_knew_of_come_back_though_their_holder_died(
     store.close()
 
 
+def test_a_slot_that_a_lost_server_never_heard_of_frees_none_when_it_is_settled(
+    own: TestServer,
+) -> None:
+    store, account = store_of(own)
+    held = take(store, account)
+    own.client().flushall()
+    other = RedisStore(
+        own.url, namespace=store._namespace, limits_for=lambda *_: LIMITS, on_failure="fail"
+    )
+    knows_nothing = other.account(KEY, "m", NOW())
+    assert len(slots(other, knows_nothing)) == 5
+    give(store, held)
+    store.flush()
+    assert slots(other, knows_nothing) == []
+    store.close()
+    other.close()
+
+
 def test_a_server_that_comes_back_empty_is_used_again(own: TestServer) -> None:
     store, account = store_of(own)
     for _ in range(4):
