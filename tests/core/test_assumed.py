@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from keyfleet import Limits
-from keyfleet._core.assumed import CUT, GROWTH
-from keyfleet._core.ledger import Account, Claim, Ledger, Reservation, Settlement
+from keyfleet._core.assumed import CUT, FEWEST, GROWTH
+from keyfleet._core.ledger import (
+    UNKNOWN_REFUSAL,
+    Account,
+    Claim,
+    Ledger,
+    Reservation,
+    Settlement,
+)
 from keyfleet._limits import MINUTE, Costs, Metric
 from keyfleet._outcome import OK, Kind, Outcome, Reading
 
@@ -75,10 +82,22 @@ def test_only_the_last_minute_counts() -> None:
     assert book.limit == pytest.approx(10)
 
 
-def test_a_first_call_that_is_refused_leaves_a_rate() -> None:
+def test_what_refuses_after_a_few_calls_told_of_no_rate() -> None:
     book = Book()
-    book.refuse(0.0)
-    assert book.limit == 1
+    for now in (0.0, 10.0):
+        book.serve(int(FEWEST) // 2 - 1, now)
+        book.refuse(now)
+    assert not book.account.buckets
+    assert book.account.ready_at(ONE, 10.0) == 10.0 + UNKNOWN_REFUSAL
+
+
+def test_refusals_leave_a_rate_that_admits_a_call() -> None:
+    book = refused_first(served=12, after=0.0)
+    now = 100.0
+    for _ in range(20):
+        book.refuse(now)
+        now += 60.0
+    assert book.limit >= FEWEST
 
 
 def test_a_further_refusal_cuts_it_and_those_granted_before_do_not() -> None:

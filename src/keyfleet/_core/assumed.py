@@ -8,6 +8,9 @@ one takes a part of the rate (`CUT`), and every second of use adds a little (`GR
 stays within a tenth of the true one, at a refusal or so in twenty seconds, and follows it when it
 changes. An owner that is not used up proves nothing, and gains nothing.
 
+An owner that refuses after fewer than `FEWEST` answers in a minute told nothing of a rate: it may
+be busy, or spent by others. It is left alone for as long as it says, and no rate is assumed.
+
 Headers that tell a limit after all, or a refusal that names it, end the search.
 """
 
@@ -22,6 +25,8 @@ from .bucket import Bucket
 CUT: Final = 0.9
 #: What a second of use adds, as a share of the rate that was refused last.
 GROWTH: Final = 0.005
+#: Requests let through in a minute, and so a rate, below which nothing is assumed.
+FEWEST: Final = 8.0
 #: An owner counts as used up whose bucket holds fewer requests.
 USED_UP: Final = 4.0
 
@@ -54,10 +59,14 @@ class Assumed:
             bucket.learn(limit, limit)
         self.grown_at = now
 
-    def begin(self, scope: str, in_flight: int, now: float) -> Bucket:
-        """Take in the first refusal; return the bucket that is to hold the account to a rate."""
-        answered = max(1, self.counted - in_flight - 1)
-        limit = answered / (1 + (now - self.since) / MINUTE)
+    def begin(self, scope: str, in_flight: int, now: float) -> Bucket | None:
+        """Take in the first refusal; return the bucket that is to hold the account to a rate.
+
+        ``None`` = too little was let through to tell.
+        """
+        limit = (self.counted - in_flight - 1) / (1 + (now - self.since) / MINUTE)
+        if limit < FEWEST:
+            return None
         self.bucket = Bucket(
             scope=scope, name="rpm", metric=Metric.REQUESTS, period=MINUTE, limit=limit, now=now
         )
@@ -70,6 +79,6 @@ class Assumed:
         """Take in a further refusal. Those of calls granted before the last cut say nothing new."""
         if granted_at >= self.cut_at:
             self.refused_rate = bucket.limit
-            limit = CUT * bucket.limit
+            limit = max(FEWEST, CUT * bucket.limit)
             bucket.learn(limit, limit)
             self.cut_at = now

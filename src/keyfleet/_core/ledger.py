@@ -598,6 +598,8 @@ class Ledger:
                 return
             scope = _scope(account.organization, None)
             bucket = assumed.begin(scope, account.in_flight, now)
+            if bucket is None:
+                return
             self._buckets[scope, account.family, bucket.name] = bucket
             for other in self._accounts.values():
                 if _shares(other, account, None):

@@ -145,7 +145,7 @@ def test_the_default_pool_serves_models_that_name_none(
     [
         {"api_key": "sk-secret-0123456789"},
         {"openai_api_key": "sk-secret-0123456789"},
-        {"api_key": lambda: "sk-secret-0123456789"},
+        pytest.param({"api_key": lambda: "sk-secret-0123456789"}, id="a function"),
         {"base_url": "http://127.0.0.1:1/v1"},
         {"organization": "org-acme"},
         {"api_key": ["sk-secret-0123456789"]},
