@@ -25,8 +25,9 @@ How limits are enforced is the provider's way, not an owner's. So of the owners 
 is tested first, and the others follow once it was let through. Where it was refused they keep to
 the window, and one of them tests again `RETESTED_AFTER` seconds later.
 
-Where no limit is known a request counts as a second's worth, and windows grow by a tenth: so few
-are refused when the limit is met. From there on see `assumed`.
+Where no limit is known a request counts as a second's worth, the first window holds `UNKNOWN` of
+them, and windows grow by a tenth: so few are refused when the limit is met. From there on see
+`assumed`.
 
 Where a minute's worth is less than `FEW` requests, there is nothing to flood anybody with, and a
 window of a second would hold none: such owners are used as they are.
@@ -61,6 +62,8 @@ REFUSED_WITHIN: Final = 1.0
 #: So many calls go at once even where they are more than a window's worth: limits so small are not
 #: worth their callers' time.
 FEWEST: Final = 4
+#: So many at first where no limit is known: fewer than most providers let through in a minute.
+UNKNOWN: Final = 32.0
 #: Calls differ in size by so much or less, where most are too small to be counted one by one.
 SIZES: Final = 4.0
 #: Requests a minute below which an owner is not tested: two a second.
@@ -129,6 +132,7 @@ class Opening:
         "answered",
         "at",
         "crowd",
+        "is_known",
         "skipped",
         "slack",
         "spent",
@@ -141,6 +145,8 @@ class Opening:
     def __init__(self, now: float, way: Way, account: Account) -> None:
         self.way = way
         self.account = account
+        #: A limit of it is known, so that seconds' worths are what they are said to be.
+        self.is_known = bool(account.buckets)
         self.window = WINDOW
         #: Seconds' worth that are spent and not refilled yet.
         self.spent = 0.0
@@ -159,13 +165,16 @@ class Opening:
 
     def take(self, seconds: float, now: float, in_flight: int = 0) -> float:
         """Take a call's seconds' worth; return the instant until which no more may be granted."""
+        if not self.is_known and self.account.buckets:  # it was measured by another unit
+            self.is_known, self.spent = True, 0.0
         spent = self.spent - (now - self.at)
         spent = self.spent = (spent if spent > 0.0 else 0.0) + seconds * (1 + self.skipped)
         self.at = now
         self.slack = self.skipped = 0
-        most = FIRST * self.window
+        fewest = seconds * FEWEST if self.is_known else UNKNOWN
+        most = FIRST * (self.window if self.is_known else max(self.window, fewest))
         if self.test_until == inf and spent >= most and self.way.may_test(self, now):
-            window = max(self.window, seconds * FEWEST)
+            window = max(self.window, fewest)
             if self.test_from == inf and spent >= PROOF * window:
                 self.test_from = now
             if spent < TEST * window:
