@@ -265,6 +265,14 @@ def test_where_no_limit_is_known_each_answer_lets_a_tenth_more_through() -> None
     assert let_through >= PROBED, "then it is taken for one without limits"
 
 
+def test_once_a_limit_is_known_seconds_are_measured_anew() -> None:
+    world = World(rpm=None)
+    world.burst(0.0, most=20)
+    world.account.buckets = account(rpm=600).buckets
+    assert world.grant(0.0), "twenty requests were no twenty seconds' worth"
+    assert world.opening.spent == pytest.approx(0.1)
+
+
 def test_only_the_first_grant_beyond_makes_it_pause() -> None:
     world = World(600)
     world.burst(0.0)
