@@ -12,6 +12,9 @@ UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 # What sets the environments up when it is newer than they are.
 LOCK := pyproject.toml uv.lock
 
+# Two processes share the tests' files: they wait for clocks more than for cores.
+PARALLEL := -n 2 --dist loadfile
+
 SYNC = UV_PYTHON_DOWNLOADS=never $(UV) sync --quiet --locked
 BIN := .venv/bin
 BIN3 := .venv-openai3/bin
@@ -36,14 +39,14 @@ demo: .venv/.synced  ## the main job: a batch over a mock provider, with a table
 	@$(BIN)/keyfleet demo
 
 test: .venv/.synced  ## run all tests (openai 2.x)
-	@$(BIN)/python -m pytest --ignore=tests/integrations/litellm $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/integrations/litellm $(ARGS)
 
 test-openai3: .venv-openai3/.synced  ## run the tests of what stands on the SDK with openai 3.x
-	@$(BIN3)/python -m pytest tests/transport tests/integrations/langchain $(ARGS)
+	@$(BIN3)/python -m pytest $(PARALLEL) tests/transport tests/integrations/langchain $(ARGS)
 
 test-litellm: .venv-litellm/.synced  ## run the tests of the LiteLLM adapter, and mypy over it
 	@$(BINL)/mypy -p litellm_keyfleet
-	@$(BINL)/python -m pytest tests/integrations/litellm $(ARGS)
+	@$(BINL)/python -m pytest $(PARALLEL) tests/integrations/litellm $(ARGS)
 
 # Another LiteLLM in the place of the locked one, on the locked dependencies: the newest asks for a
 # newer certifi than some indexes have, and does without.
@@ -51,7 +54,7 @@ test-litellm-oldest: LITELLM := $(LITELLM_OLDEST)
 test-litellm-newest: LITELLM := $(LITELLM_NEWEST)
 test-litellm-oldest test-litellm-newest: .venv-litellm-ends/.synced  ## run those of its Router and calls with the oldest, the newest LiteLLM
 	@$(UV) pip install --quiet --no-deps --python $(BINLE)/python litellm==$(LITELLM)
-	@$(BINLE)/python -m pytest $(addprefix tests/integrations/litellm/,\
+	@$(BINLE)/python -m pytest $(PARALLEL) $(addprefix tests/integrations/litellm/,\
 	test_router_async.py test_router_sync.py test_calls.py test_replace.py test_gate.py) $(ARGS)
 
 coverage: .venv/.synced  ## run the tests of core and pool: they must take every branch of _core
