@@ -10,8 +10,7 @@ import os
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at import
 
 from keyfleet import KeyPool, Organization
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fault, Fleet, MockProvider, serve
+from keyfleet.testing import Fault, Fleet, MockProvider, SystemClock, serve
 from litellm_keyfleet import completion, embedding
 
 

@@ -12,8 +12,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 import dspy
 
 from keyfleet import KeyPool, Limits, Organization
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, serve
+from keyfleet.testing import Fleet, MockProvider, SystemClock, serve
 from litellm_keyfleet import install
 
 #: What the mock says, in the form that DSPy reads.

@@ -12,8 +12,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 
 import litellm
 
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, serve
+from keyfleet.testing import Fleet, MockProvider, SystemClock, serve
 from litellm_keyfleet import KeyfleetRouting
 
 

@@ -210,6 +210,29 @@ def test_the_others_have_a_few_calls_at_once_meanwhile() -> None:
     assert len(other.burst(0.0)) >= 3
 
 
+def test_who_waits_for_a_test_is_remembered_once_however_often_it_pauses() -> None:
+    first = World(600)
+    other = World(600, of=first)
+    first.burst(0.0)
+    first.opening.way.others_from = inf
+    for second in range(5):
+        other.burst(float(second))
+    assert list(first.opening.way.held) == [other.family]
+
+
+def test_who_began_a_test_of_its_own_keeps_its_pause_when_another_s_is_passed() -> None:
+    first = World(600)
+    other = World(600, of=first)
+    tested = first.burst(0.0)[-1]
+    other.burst(0.0)
+    other.opening.way.others_from = 0.5  # the first may have no more calls to make one
+    other.burst(1.0)
+    assert other.opening.test_from < inf
+    until = other.family.pauses_until
+    assert first.told(tested, OK)
+    assert other.family.pauses_until == until
+
+
 def test_the_others_keep_to_a_window_that_was_found_to_be_enforced() -> None:
     first = World(600)
     other = World(600, of=first)

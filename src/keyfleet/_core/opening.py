@@ -95,8 +95,8 @@ class Way:
         #: Whose test is the first, and when others may begin theirs whatever comes of it.
         self.first: Opening | None = None
         self.others_from = -inf
-        #: Those that pause without a test, since they may not begin theirs yet.
-        self.held: list[Subject] = []
+        #: Those that paused without a test, since they may not begin theirs yet; in that order.
+        self.held: dict[Subject, None] = {}
 
     def may_test(self, opening: Opening, now: float) -> bool:
         """Whether an owner may begin a test, or go on with it."""
@@ -112,7 +112,8 @@ class Way:
 
         Returns whose pause is over by that: they may begin their tests.
         """
-        held, self.held = self.held, []
+        held = [f for f in self.held if f.opening is not None and f.opening.test_from == inf]
+        self.held.clear()
         self.is_proven = True
         for family in held:
             family.pauses_until = -inf
@@ -247,7 +248,7 @@ class Openings:
             return None
         family.pauses_until = until
         if opening.test_from == inf and not opening.way.is_proven:
-            opening.way.held.append(family)
+            opening.way.held[family] = None
         return until
 
     def resume(self, family: Subject, at: float, now: float) -> bool:

@@ -6,12 +6,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ..config import store_of
 from ..errors import ConfigError, StoreError
 from ._console import BAD_INPUT, errors_told, say
+
+Store = Annotated[
+    str | None,
+    typer.Option(help="redis://..., or env:NAME of a variable that holds it; then no file."),
+]
+Namespace = Annotated[str | None, typer.Option(help="Of which fleet; the file's, else default.")]
 
 
 def address(config: Path | None, store: str | None) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from ._address import fleet_at
+from ._address import Namespace, Store, fleet_at
 from ._console import SOME_FAILED, plural, say
 
 
@@ -21,13 +21,8 @@ def revive(
     config: Annotated[
         Path | None, typer.Option(help="A TOML file; the default pool's when left out.")
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="redis://..., or env:NAME of a variable that holds it; then no file."),
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option(help="Of which fleet; the file's, else default.")
-    ] = None,
+    store: Store = None,
+    namespace: Namespace = None,
 ) -> None:
     """Let a fleet use again what it left alone: a key that was unblocked, an owner with new credit.
 

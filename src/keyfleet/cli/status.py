@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import StoreError
-from ._address import fleet_at, without
+from ._address import Namespace, Store, fleet_at, without
 from ._console import INTERRUPTED, duration, number, out
 
 if TYPE_CHECKING:
@@ -32,13 +32,8 @@ def status(
     config: Annotated[
         Path | None, typer.Argument(help="A TOML file; the default pool's when left out.")
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="redis://..., or env:NAME of a variable that holds it; then no file."),
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option(help="Of which fleet; the file's, else default.")
-    ] = None,
+    store: Store = None,
+    namespace: Namespace = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh in place until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between refreshes.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a look.")] = False,

@@ -6,6 +6,7 @@ hypothesis; `serve` needs the extra `mock`, and nothing here needs a network.
 
 from __future__ import annotations
 
+from .._clock import SystemClock
 from .clock import FakeClock
 from .mock import (
     Ask,
@@ -52,6 +53,7 @@ __all__ = [
     "Script",
     "Server",
     "ServerProcess",
+    "SystemClock",
     "ToolCall",
     "default_fleet",
     "serve",
