@@ -92,21 +92,21 @@ class Lease:
 
     def settle(self, usage: Usage | None = None) -> None:
         """End it after a success: `usage` replaces the estimate; ``None`` lets that stand."""
-        self._end(self._settle(usage), usage)
+        self._end(self._settle(usage))
 
     def release(self) -> None:
         """End it when nothing was sent: all comes back."""
-        self._end(Settle(self._grant, _NOTHING_USED.costs, None), None)
+        self._end(Settle(self._grant, _NOTHING_USED.costs, None))
 
     def fail(self, outcome: Outcome, observation: Observation = NOTHING) -> None:
         """End it after an answer that was no success; the pool learns from it."""
-        self._end(self._failed(outcome, observation), None)
+        self._end(self._failed(outcome, observation))
 
     def complete(
         self, charged: Usage, usage: Usage | None, observation: Observation = NOTHING
     ) -> None:
         """End it where what limits count differs from what was used, as OpenAI's do."""
-        self._end(Settle(self._grant, charged.costs, OK, observation), usage)
+        self._end(Settle(self._grant, charged.costs, OK, observation, usage))
 
     def observe(self, observation: Observation) -> None:
         """Let the pool learn from an answer's headers while the body is still to come."""
@@ -114,37 +114,38 @@ class Lease:
 
     async def asettle(self, usage: Usage | None = None) -> None:
         """Do as `settle`."""
-        await self._aend(self._settle(usage), usage)
+        await self._aend(self._settle(usage))
 
     async def arelease(self) -> None:
         """Do as `release`."""
-        await self._aend(Settle(self._grant, _NOTHING_USED.costs, None), None)
+        await self._aend(Settle(self._grant, _NOTHING_USED.costs, None))
 
     async def afail(self, outcome: Outcome, observation: Observation = NOTHING) -> None:
         """Do as `fail`."""
-        await self._aend(self._failed(outcome, observation), None)
+        await self._aend(self._failed(outcome, observation))
 
     async def acomplete(
         self, charged: Usage, usage: Usage | None, observation: Observation = NOTHING
     ) -> None:
         """Do as `complete`."""
-        await self._aend(Settle(self._grant, charged.costs, OK, observation), usage)
+        await self._aend(Settle(self._grant, charged.costs, OK, observation, usage))
 
     def _settle(self, usage: Usage | None) -> Settle:
         costs = self._grant.reservation.costs
-        return Settle(self._grant, counted(costs, OK) if usage is None else usage.costs, OK)
+        used = counted(costs, OK) if usage is None else usage.costs
+        return Settle(self._grant, used, OK, usage=usage)
 
     def _failed(self, outcome: Outcome, observation: Observation) -> Settle:
         used = counted(self._grant.reservation.costs, outcome)
         return Settle(self._grant, used, outcome, observation)
 
-    def _end(self, settle: Settle, usage: Usage | None) -> None:
+    def _end(self, settle: Settle) -> None:
         if not self.settled:
-            self._pool.finish(settle, usage)
+            self._pool.finish(settle)
 
-    async def _aend(self, settle: Settle, usage: Usage | None) -> None:
+    async def _aend(self, settle: Settle) -> None:
         if not self.settled:
-            await self._pool.afinish(settle, usage)
+            await self._pool.afinish(settle)
 
     # As a context
 

@@ -321,7 +321,8 @@ class KeyPool:
             retry: in place of the pool's own policy.
 
         Returns:
-            The last attempt's lease and reply. After a success the lease is still to be ended.
+            The last attempt's lease and reply. After a success that did not come whole, the lease
+            is still to be ended.
 
         Raises:
             CannotServe: no further attempt was granted.
@@ -464,7 +465,7 @@ class KeyPool:
                     Settlement(grant.reservation, None, sent=True), self._clock.now()
                 )
 
-    def finish(self, settle: Settle, usage: Usage | None = None) -> None:
+    def finish(self, settle: Settle) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""
         now = self._clock.now()
         settlement = _settlement(settle)
@@ -472,38 +473,36 @@ class KeyPool:
         with self._lock:
             if self._local:
                 freed = self._store.settle(settlement, now)
-            regrouping = self._take_in(settle, usage, freed, now)
+            regrouping = self._take_in(settle, freed, now)
             if regrouping is not None and self._local:
                 self._merge(regrouping, now)
         if regrouping is not None and not self._local:
             self._merge_remotely(regrouping, now)
-        self._tell_of(settle, usage)
+        self._tell_of(settle)
 
-    async def afinish(self, settle: Settle, usage: Usage | None = None) -> None:
+    async def afinish(self, settle: Settle) -> None:
         """Do as `finish`. It runs to its end even if the task is cancelled meanwhile."""
         if self._local:
-            self.finish(settle, usage)
+            self.finish(settle)
             return
         now = self._clock.now()
         freed, cancelled = await to_the_end(self._store.asettle(_settlement(settle), now))
         with self._lock:
-            regrouping = self._take_in(settle, usage, freed, now)
+            regrouping = self._take_in(settle, freed, now)
         if regrouping is not None:
             work = asyncio.to_thread(self._merge_remotely, regrouping, now)
             _, again = await to_the_end(work)
             cancelled = cancelled or again
-        self._tell_of(settle, usage)
+        self._tell_of(settle)
         if cancelled is not None:
             raise cancelled
 
-    def _take_in(
-        self, settle: Settle, usage: Usage | None, freed: bool, now: float
-    ) -> Regrouping | None:
+    def _take_in(self, settle: Settle, freed: bool, now: float) -> Regrouping | None:
         """Let counts, health, identities and those that wait learn of it; under the lock."""
         regrouping = None
         grant, outcome, scheduler = settle.grant, settle.outcome, self._scheduler
         if settle.used is not None:
-            self._counts[grant.key.key_id].ended(outcome, usage)
+            self._counts[grant.key.key_id].ended(outcome, settle.usage)
             if outcome is not None and outcome.ok:
                 grant.lane.settled(grant.reservation.costs, settle.used)
         if outcome is not None and (
@@ -526,7 +525,7 @@ class KeyPool:
         self._tell()
         return awaited
 
-    def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
+    def _tell_of(self, settle: Settle) -> None:
         """Wake whom it concerns and tell listeners; without the lock."""
         if self._scheduler.woken or self._scheduler.changed:
             self._tell()
@@ -535,7 +534,7 @@ class KeyPool:
             for organization, into in merged:
                 self._emit(OwnersMerged(organization=organization, into=into))
             if settle.used is not None:
-                self._emit_end(settle.grant, settle.outcome, usage)
+                self._emit_end(settle.grant, settle.outcome, settle.usage)
 
     def _merge(self, regrouping: Regrouping, now: float) -> None:
         """Merge owners in the store and on the routes; under the lock."""

@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar, cast
 
 from .._limits import Costs, Metric
 from .._outcome import NOTHING, Kind, Observation, Outcome
-from .._usage import Demand
+from .._usage import Demand, Usage
 from ..errors import NoUsableKey, TooLarge
 from .ledger import Answer, Reservation
 from .retry import Attempts, Budget, RetryPolicy, Verdict
@@ -27,16 +27,28 @@ R = TypeVar("R")
 
 
 class Reply(Generic[R]):
-    """What came of one attempt: its meaning, and the driver's own `response`."""
+    """What came of one attempt: its meaning, and the driver's own `response`.
 
-    __slots__ = ("observation", "outcome", "response")
+    A success that came whole says what the provider's limits counted (`used`) and what the answer
+    told of itself (`usage`). Without `used` it is still to be settled when its body ends.
+    """
+
+    __slots__ = ("observation", "outcome", "response", "usage", "used")
 
     def __init__(
-        self, *, outcome: Outcome, response: R, observation: Observation = NOTHING
+        self,
+        *,
+        outcome: Outcome,
+        response: R,
+        observation: Observation = NOTHING,
+        used: Costs | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.outcome = outcome
         self.response = response
         self.observation = observation
+        self.used = used
+        self.usage = usage
 
 
 class Send:
@@ -51,10 +63,11 @@ class Send:
 class Settle:
     """Effect: tell the store and the scheduler what became of a grant, so far or in the end.
 
-    `used` is what the provider's limits counted; ``None`` = still in flight.
+    `used` is what the provider's limits counted; ``None`` = still in flight. `usage` is what the
+    answer told, for counts and listeners.
     """
 
-    __slots__ = ("grant", "observation", "outcome", "used")
+    __slots__ = ("grant", "observation", "outcome", "usage", "used")
 
     def __init__(
         self,
@@ -62,11 +75,13 @@ class Settle:
         used: Costs | None,
         outcome: Outcome | None,
         observation: Observation = NOTHING,
+        usage: Usage | None = None,
     ) -> None:
         self.grant = grant
         self.used = used
         self.outcome = outcome
         self.observation = observation
+        self.usage = usage
 
 
 class Release:
@@ -176,7 +191,7 @@ def call(
     now: float,
     last: tuple[Grant, Reply[object]] | None = None,
 ) -> Generator[Effect, Told, tuple[Grant, Reply[object]]]:
-    """Send a request until an answer is final. On success the grant is still to be settled.
+    """Send a request until an answer is final. A success that is still to come is not settled yet.
 
     `last` is an attempt that was made already, and was no success.
 
@@ -255,6 +270,6 @@ def settled_by(grant: Grant, reply: Reply[R]) -> Settle | None:
     outcome = reply.outcome
     if not outcome.ok:
         return Settle(grant, counted(grant.reservation.costs, outcome), outcome, reply.observation)
-    if reply.observation is NOTHING:
+    if reply.used is None and reply.observation is NOTHING:
         return None
-    return Settle(grant, None, outcome, reply.observation)
+    return Settle(grant, reply.used, outcome, reply.observation, reply.usage)

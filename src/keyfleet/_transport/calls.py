@@ -20,10 +20,10 @@ from tenacity import stop_after_attempt
 
 from .._core.flow import Order, Reply
 from .._core.retry import STOP, RetryPolicy, Verdict
-from .._outcome import NOTHING, OK, Kind, Observation, Outcome
+from .._outcome import OK, Kind, Observation, Outcome
 from ..errors import CannotServe, ConfigError
 from ..providers import provider as provider_named
-from .bodies import Watch, dig, inflated, waiting_to_be_dug
+from .bodies import TAIL, Watch, dig, inflated
 from .hints import Hints, read_hints
 from .holders import holders_of
 from .wire import (
@@ -35,7 +35,6 @@ from .wire import (
     body_of,
     forget_frames,
     lowered,
-    readable,
     visible,
     without_key,
 )
@@ -308,11 +307,27 @@ class Call:
                 del headers[name]
         return request
 
+    def comes_whole(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether an answer's body is read before it is handed on: errors, and plain JSON.
+
+        Nobody can use a part of those. So their connection is free again, and a success that
+        breaks half-way is no success yet: another attempt may follow.
+        """
+        if status >= 400:
+            return True
+        is_json = headers.get("content-type", "").startswith("application/json")
+        return is_json and status < 300 and not self.plan.stream
+
     def began(
-        self, lease: Lease, sent: Request, response: Response, bound: Callable[..., Any]
+        self,
+        lease: Lease,
+        sent: Request,
+        response: Response,
+        headers: Mapping[str, str],
+        bound: Callable[..., Any],
     ) -> Reply[Response | Exception]:
         """Take in an answer whose body is still to come; `bound` makes a stream that is watched."""
-        provider, headers = self._provider(lease), readable(response.headers.raw)
+        provider = self._provider(lease)
         watch = Watch(
             lease,
             provider,
@@ -322,18 +337,39 @@ class Call:
         )
         if self.plan.endpoint in _STATEFUL:
             watch.note = self._gate.holders.note
-        if self.plan.stream or waiting_to_be_dug():
-            dig()
+        dig()
         if 300 <= response.status_code < 400:
             without_key(response.headers, sent.url)
-        observation = self._observed(response, provider, headers)
-        if not self.plan.stream:
-            # The body follows at once: what the headers told is taken in with its end.
-            watch.observation, observation = observation, NOTHING
         if response.is_closed:  # read already: who reads it again would not come by our stream
             response = self._copied(response)
         self.body = response.stream = bound(response, watch)
+        observation = self._observed(response, provider, headers)
         return Reply(outcome=OK, response=response, observation=observation)
+
+    def ended(
+        self, lease: Lease, response: Response, headers: Mapping[str, str], body: bytes
+    ) -> Reply[Response | Exception]:
+        """Take in an answer that came whole."""
+        provider = self._provider(lease)
+        plain = inflated(body, headers.get("content-encoding", "").lower())
+        if response.is_closed:
+            response = self._copied(response)
+        response.stream = self._gate.httpx.ByteStream(body)
+        outcome, used, usage = OK, None, None
+        if response.status_code >= 400:
+            outcome = provider.read(response.status_code, headers, plain)
+        else:
+            if self.plan.endpoint in _STATEFUL:
+                self._gate.holders.note(plain, lease.key_id)
+            usage = provider.usage(self.plan.endpoint, plain[-TAIL:])
+            used = provider.charge(self.plan, usage).costs
+        return Reply(
+            outcome=outcome,
+            response=response,
+            observation=self._observed(response, provider, headers),
+            used=used,
+            usage=usage,
+        )
 
     def _copied(self, response: Response) -> Response:
         return self._gate.httpx.Response(
@@ -342,17 +378,6 @@ class Call:
             stream=response.stream,
             extensions=response.extensions,
         )
-
-    def refused(self, lease: Lease, response: Response, body: bytes) -> Reply[Response | Exception]:
-        """Take in an answer that is an error, whole, so that its connection is free again."""
-        provider, headers = self._provider(lease), readable(response.headers.raw)
-        plain = inflated(body, headers.get("content-encoding", "").lower())
-        outcome = provider.read(response.status_code, headers, plain)
-        if response.is_closed:
-            response = self._copied(response)
-        response.stream = self._gate.httpx.ByteStream(body)
-        observation = self._observed(response, provider, headers)
-        return Reply(outcome=outcome, response=response, observation=observation)
 
     def _observed(
         self, response: Response, provider: Provider, headers: Mapping[str, str]
