@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._core.flow import ABANDONED, Settle, counted
 from ._core.ledger import State
-from ._keys import Secret
+from ._keys import ApiKey, Secret
 from ._outcome import NOTHING, OK, Observation, Outcome
 from ._usage import Usage
 
@@ -37,6 +37,11 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease of {self.key_id}>"
+
+    @property
+    def key(self) -> ApiKey:
+        """The key: its secret, where that may be sent, and the scopes it draws on."""
+        return self._grant.key
 
     @property
     def key_id(self) -> str:

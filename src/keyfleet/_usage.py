@@ -35,7 +35,14 @@ class Demand:
     spend: Decimal = _ZERO
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        if (
+            self.input_tokens < 0
+            or self.output_tokens < 0
+            or self.images < 0
+            or self.requests < 0
+            or self.spend < 0
+        ):
+            raise _negative(self)
 
     @property
     def tokens(self) -> int:
@@ -71,7 +78,14 @@ class Usage:
     spend: Decimal = _ZERO
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        if (
+            self.input_tokens < 0
+            or self.output_tokens < 0
+            or self.images < 0
+            or self.requests < 0
+            or self.spend < 0
+        ):
+            raise _negative(self)
 
     @property
     def tokens(self) -> int:
@@ -92,12 +106,5 @@ class Usage:
         )
 
 
-def _refuse_negative(counts: Demand | Usage) -> None:
-    if (
-        counts.input_tokens < 0
-        or counts.output_tokens < 0
-        or counts.images < 0
-        or counts.requests < 0
-        or counts.spend < 0
-    ):
-        raise ConfigError(f"{counts!r} has a negative count", cure="Counts start at 0")
+def _negative(counts: Demand | Usage) -> ConfigError:
+    return ConfigError(f"{counts!r} has a negative count", cure="Counts start at 0")

@@ -34,14 +34,14 @@ from .wire import (
     Url,
     body_of,
     forget_frames,
-    lowered,
+    readable,
     visible,
     without_key,
 )
 
 if TYPE_CHECKING:
     from .._lease import Lease
-    from .._protocols import Plan, Provider
+    from .._protocols import Plan
     from ..pool import KeyPool
 
 #: The extension that answers of a pool bear: an `Answered`, or why it granted no key.
@@ -51,14 +51,14 @@ SENTINEL: Final = "keyfleet-pool"
 #: The base URL of clients that have only a pool. The name never resolves (RFC 6761).
 PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 
-_SENTINELS: Final = frozenset({SENTINEL.encode(), b"Bearer " + SENTINEL.encode()})
+_SENTINELS: Final = frozenset({SENTINEL, f"Bearer {SENTINEL}"})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
 _REMOVED: Final = ("authorization", "api-key", "x-api-key", "cookie")
-_ENCODING: Final = b"accept-encoding"
+_ENCODING: Final = "accept-encoding"
 #: What `bodies` can read usage from.
-_ENCODINGS: Final = frozenset({b"gzip, deflate", b"gzip", b"identity"})
+_ENCODINGS: Final = frozenset({"gzip, deflate", "gzip", "identity"})
 _SHOULD_RETRY: Final = "x-should-retry"
-_HINT: Final = b"x-keyfleet-"
+_HINT: Final = "x-keyfleet-"
 #: Endpoints whose answers tell of objects that later calls may refer to: responses, and files,
 #: batches, conversations, vector stores among the others.
 _STATEFUL: Final = frozenset({"responses", "other"})
@@ -139,11 +139,11 @@ class Gate:
         Raises:
             Refused: it carries hints that make no sense.
         """
-        fields = lowered(request.headers.raw)
+        fields = readable(request.headers.raw)
         if (
-            fields.get(b"authorization") not in _SENTINELS
-            and fields.get(b"api-key") not in _SENTINELS
-            and fields.get(b"x-api-key") not in _SENTINELS
+            fields.get("authorization") not in _SENTINELS
+            and fields.get("api-key") not in _SENTINELS
+            and fields.get("x-api-key") not in _SENTINELS
         ):
             return None
         url, base = request.url, self._base
@@ -203,9 +203,10 @@ class Call:
 
     __slots__ = (
         "_extensions",
+        "_fields",
         "_gate",
         "_headers",
-        "_names",
+        "_provider",
         "_rest",
         "_stream",
         "_waited_for",
@@ -218,10 +219,12 @@ class Call:
     )
 
     def __init__(
-        self, gate: Gate, request: Request, rest: bytes, fields: dict[bytes, bytes]
+        self, gate: Gate, request: Request, rest: bytes, fields: Mapping[str, str]
     ) -> None:
         self._gate = gate
         self._rest = rest
+        self._headers = request.headers
+        self._fields = fields
         self._stream = request.stream
         self._extensions = request.extensions
         self._waited_for = 0.0
@@ -229,22 +232,12 @@ class Call:
         self.attempts = 0
         #: The stream of an answer that began, for who must close it.
         self.body: Any = None
-        names = self._names = fields.keys()
-        headers = self._headers = gate.httpx.Headers(request.headers)
-        hints = _NO_HINTS
-        if b"\n" + _HINT in b"\n".join([b"", *names]):
-            hints = self._told(fields)
-            for name in names:
-                if name.startswith(_HINT):
-                    del headers[name.decode("latin-1")]
-        encoding = fields.get(_ENCODING, b"")
-        if encoding not in _ENCODINGS:
-            headers["accept-encoding"] = "gzip, deflate" if b"gzip" in encoding else "identity"
+        hints = self._hints()
         body, replayable = body_of(gate.httpx, request)
         self.plan: Plan = gate.planner.plan(
             request.method,
             rest.decode("ascii", "replace"),
-            fields.get(b"content-type", b"").decode("latin-1"),
+            fields.get("content-type", ""),
             body,
         )
         self.retry = gate.policy(hints) if replayable else _ONCE
@@ -254,14 +247,21 @@ class Call:
         else:
             self.order = self._ordered(hints, holder)
 
-    def _told(self, fields: Mapping[bytes, bytes]) -> Hints:
-        told = {
-            name[len(_HINT) :].decode("latin-1"): value.decode("latin-1")
-            for name, value in fields.items()
-            if name.startswith(_HINT)
-        }
+    def _hints(self) -> Hints:
+        """Return what the caller says of the call, and take out of its headers what isn't sent."""
+        fields = self._fields
+        hinted = _HINT in "\n".join(fields)
+        encoding = fields.get(_ENCODING, "")
+        if not hinted and encoding in _ENCODINGS:
+            return _NO_HINTS
+        headers = self._headers = self._gate.httpx.Headers(self._headers)
+        if encoding not in _ENCODINGS:
+            headers[_ENCODING] = "gzip, deflate" if "gzip" in encoding else "identity"
+        told = {name: value for name, value in fields.items() if name.startswith(_HINT)}
+        for name in told:
+            del headers[name]
         try:
-            return read_hints(told)
+            return read_hints({name[len(_HINT) :]: value for name, value in told.items()})
         except ConfigError as error:
             raise Refused(self._error(400, str(error), "invalid_hint")) from None
 
@@ -286,7 +286,9 @@ class Call:
         """
         self.attempts += 1
         self._waited_for += lease.waited_for
-        url, host = self._gate.target(lease.base_url, self._rest)
+        key, fields = lease.key, self._fields
+        provider = self._provider = self._gate.providers[key.provider]
+        url, host = self._gate.target(key.base_url or provider.base_url, self._rest)
         request = self._gate.httpx.Request(
             self.method,
             url,
@@ -296,14 +298,14 @@ class Call:
         )
         headers = request.headers
         headers["host"] = host
-        credentials = lease.headers
+        credentials = provider.credentials(key)
         for name in _REMOVED:
-            if name not in credentials and name.encode() in self._names:
+            if name in fields and name not in credentials:
                 del headers[name]
         for name, value in credentials.items():
             if value is not None:
                 headers[name] = value
-            elif name.encode() in self._names:
+            elif name in fields:
                 del headers[name]
         return request
 
@@ -327,10 +329,9 @@ class Call:
         bound: Callable[..., Any],
     ) -> Reply[Response | Exception]:
         """Take in an answer whose body is still to come; `bound` makes a stream that is watched."""
-        provider = self._provider(lease)
         watch = Watch(
             lease,
-            provider,
+            self._provider,
             self.plan,
             headers.get("content-type", ""),
             headers.get("content-encoding", "").lower(),
@@ -343,15 +344,16 @@ class Call:
         if response.is_closed:  # read already: who reads it again would not come by our stream
             response = self._copied(response)
         self.body = response.stream = bound(response, watch)
-        observation = self._observed(response, provider, headers)
+        observation = self._observed(response, headers)
         return Reply(outcome=OK, response=response, observation=observation)
 
     def ended(
         self, lease: Lease, response: Response, headers: Mapping[str, str], body: bytes
     ) -> Reply[Response | Exception]:
         """Take in an answer that came whole."""
-        provider = self._provider(lease)
-        plain = inflated(body, headers.get("content-encoding", "").lower())
+        provider, plan = self._provider, self.plan
+        encoding = headers.get("content-encoding", "").lower()
+        plain = inflated(body, encoding) if encoding else body
         if response.is_closed:
             response = self._copied(response)
         response.stream = self._gate.httpx.ByteStream(body)
@@ -359,14 +361,14 @@ class Call:
         if response.status_code >= 400:
             outcome = provider.read(response.status_code, headers, plain)
         else:
-            if self.plan.endpoint in _STATEFUL:
+            if plan.endpoint in _STATEFUL:
                 self._gate.holders.note(plain, lease.key_id)
-            usage = provider.usage(self.plan.endpoint, plain[-TAIL:])
-            used = provider.charge(self.plan, usage).costs
+            usage = provider.usage(plan.endpoint, plain[-TAIL:])
+            used = provider.charge(plan, usage).costs
         return Reply(
             outcome=outcome,
             response=response,
-            observation=self._observed(response, provider, headers),
+            observation=self._observed(response, headers),
             used=used,
             usage=usage,
         )
@@ -379,10 +381,8 @@ class Call:
             extensions=response.extensions,
         )
 
-    def _observed(
-        self, response: Response, provider: Provider, headers: Mapping[str, str]
-    ) -> Observation:
-        observation = provider.observe(response.status_code, headers)
+    def _observed(self, response: Response, headers: Mapping[str, str]) -> Observation:
+        observation = self._provider.observe(response.status_code, headers)
         return observation if self.plan.anchors else observation._replace(anchors=False)
 
     def broke(self, error: Exception) -> Reply[Response | Exception]:
@@ -396,9 +396,6 @@ class Call:
         if outcome is None:
             raise error
         return Reply(outcome=outcome, response=error)
-
-    def _provider(self, lease: Lease) -> Provider:
-        return self._gate.providers[lease.provider]
 
     # The last word
 

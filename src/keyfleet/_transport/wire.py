@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 #: Marks the target of a redirect, so that it gets no key. Fragments are never sent.
@@ -137,19 +138,16 @@ def _rewinds(field: Any) -> bool:
 
 
 def readable(raw: Raw) -> dict[str, str]:
-    """Return headers as providers read them: a plain dict, names in lower case.
+    """Return headers as a plain dict, names in lower case.
 
-    To decode all at once is several times as fast as one by one; no header holds a line's end.
+    To decode all at once is several times as fast as one by one.
+
+    Raises:
+        ValueError: one holds a line's end, which no header may.
     """
     names = b"\n".join([name for name, _ in raw]).decode("latin-1").lower().split("\n")
     values = b"\n".join([value for _, value in raw]).decode("latin-1").split("\n")
-    return dict(zip(names, values, strict=False))
-
-
-def lowered(raw: Raw) -> dict[bytes, bytes]:
-    """Return headers as they are sent, names in lower case."""
-    names = b"\n".join([name for name, _ in raw]).lower().split(b"\n")
-    return dict(zip(names, [value for _, value in raw], strict=False))
+    return dict(zip(names, values, strict=True))
 
 
 def without_key(headers: Headers, sent: Url) -> None:
@@ -164,6 +162,7 @@ def without_key(headers: Headers, sent: Url) -> None:
         headers["location"] = str(target)
 
 
+@lru_cache(1024)  # of keys and owners
 def visible(name: str) -> str:
     """Return a name as a header may hold it; names in a configuration may be of any script."""
     return name if name.isascii() else name.encode("ascii", "backslashreplace").decode("ascii")
