@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ._core.claims import State
 from ._core.flow import ABANDONED, Settle, counted
-from ._core.ledger import State
 from ._keys import Secret
 from ._outcome import NOTHING, OK, Observation, Outcome
 from ._usage import Usage

@@ -20,19 +20,11 @@ from threading import Lock
 from typing import Final, TypeVar, cast
 
 from ._clock import Clock, SystemClock
-from ._core.flow import (
-    Effect,
-    Order,
-    Reply,
-    Settle,
-    abandoned,
-    acquire,
-    call,
-    settled_by,
-)
+from ._core.account import Account
+from ._core.claims import Settlement
+from ._core.flow import Effect, Order, Reply, Settle, abandoned, acquire, call, settled_by
 from ._core.health import State
 from ._core.identity import Regrouping
-from ._core.ledger import Account, Settlement
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
 from ._core.scheduler import Grant, Reserve, Scheduler, Wait
@@ -48,16 +40,7 @@ from ._status import Counts, Status, status_of
 from ._usage import Demand, Usage
 from .errors import CannotServe, WaitTimeout
 from .events import Event as PoolEvent
-from .events import (
-    KeyDown,
-    KeyUp,
-    Leased,
-    Listener,
-    OwnersMerged,
-    Settled,
-    Throttled,
-    Waited,
-)
+from .events import KeyDown, KeyUp, Leased, Listener, OwnersMerged, Settled, Throttled, Waited
 from .providers import provider as provider_named
 from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named

@@ -6,8 +6,8 @@ import pytest
 from tests.core.test_booking import INF, BookingStore, World
 
 from keyfleet import WaitTimeout
+from keyfleet._core.claims import Answer, Away, Claim, Short
 from keyfleet._core.health import Event
-from keyfleet._core.ledger import Answer, Away, Claim, Short
 from keyfleet._core.scheduler import Wait
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from keyfleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
+from keyfleet._core.account import Account
 from keyfleet._core.health import ASK_FOR, News, State
-from keyfleet._core.ledger import Account
 from keyfleet._core.scheduler import YIELDS_FOR, Scheduler
 from keyfleet._outcome import Kind, Observation, Outcome
 from keyfleet._protocols import FleetStore, Member

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.core.test_scheduling import ONE, World, tokens
 
 from keyfleet import Demand, Limits, QueueFull, WaitTimeout
-from keyfleet._core.ledger import Guard
+from keyfleet._core.claims import Guard
 from keyfleet._core.queue import DEPTH, PATIENCE, Lane, Ticket
 from keyfleet._core.routes import Route
 from keyfleet._core.shares import Shares

@@ -29,7 +29,7 @@ from keyfleet import (
     WaitTimeout,
 )
 from keyfleet._clock import SystemClock
-from keyfleet._core.ledger import Claim, Reservation, Settlement, Short
+from keyfleet._core.claims import Claim, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
 from keyfleet.stores.redis import RedisStore
 from keyfleet.stores.redis import _wire as wire

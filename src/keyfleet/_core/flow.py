@@ -19,7 +19,7 @@ from .._limits import Costs, Metric
 from .._outcome import NOTHING, Kind, Observation, Outcome
 from .._usage import Demand
 from ..errors import NoUsableKey, TooLarge
-from .ledger import Answer, Reservation
+from .claims import Answer, Reservation
 from .retry import Attempts, Budget, RetryPolicy, Verdict
 from .scheduler import Grant, Reserve, Scheduler, Wait
 

@@ -19,7 +19,7 @@ from math import inf
 from typing import Final
 
 from .._limits import Costs
-from .ledger import Account
+from .account import Account
 
 #: Owners of a route below which a look at each is cheaper: 64 looks take some 30 us.
 MANY: Final = 64

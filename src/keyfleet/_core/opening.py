@@ -43,9 +43,9 @@ from typing import TYPE_CHECKING, Final
 
 from .._limits import MINUTE, Costs, Metric
 from .._outcome import Kind, Outcome
-from .bucket import MARGIN
+from .account import Account
+from .bucket import MARGIN, WINDOW
 from .health import Subject
-from .ledger import WINDOW, Account
 
 if TYPE_CHECKING:
     from .scheduler import Grant

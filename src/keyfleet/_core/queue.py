@@ -37,7 +37,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from .._limits import Costs, Metric
 from .._usage import Demand
-from .ledger import Account, Guard, Reservation, Short
+from .account import Account
+from .claims import Guard, Reservation, Short
 from .shares import Shares
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import Final
 
 from .._keys import ApiKey
 from .._limits import MINUTE, Costs, Metric
+from .account import Account
 from .frontier import MANY, Frontier, size_of
 from .health import State, Subject
-from .ledger import Account
 
 #: Seconds for each owner that what they hold together is kept.
 SUPPLY_KEPT_FOR: Final = 0.001

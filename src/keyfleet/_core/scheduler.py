@@ -20,6 +20,9 @@ from .._outcome import Kind, Observation, Outcome
 from .._protocols import Strategy
 from .._usage import Demand
 from ..errors import ConfigError, NoUsableKey, PoolClosed, QueueFull, TooLarge, WaitTimeout
+from .account import Account
+from .claims import Answer, Away, Claim, Guard, Oversize, Reservation, Short
+from .claims import State as Open
 from .frontier import Frontier
 from .health import (
     ANSWERED,
@@ -34,8 +37,6 @@ from .health import (
     told_by,
 )
 from .identity import Identities, Regrouping, regrouped
-from .ledger import Account, Answer, Away, Claim, Guard, Oversize, Reservation, Short
-from .ledger import State as Open
 from .opening import LATE, REFUSED_WITHIN, Openings
 from .queue import PATIENCE, Lane, Ticket
 from .routes import Route, Seat, allows, owner_of
