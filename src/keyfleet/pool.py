@@ -22,12 +22,13 @@ from typing import Final, TypeVar, cast
 from ._clock import Clock, SystemClock
 from ._core.account import Account
 from ._core.claims import Settlement
-from ._core.flow import Effect, Order, Reply, Settle, abandoned, acquire, call, settled_by
+from ._core.effects import Effect, Grant, Reserve, Settle, Wait
+from ._core.flow import Order, Reply, abandoned, acquire, call, settled_by
 from ._core.health import State
 from ._core.identity import Regrouping
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
-from ._core.scheduler import Grant, Reserve, Scheduler, Wait
+from ._core.scheduler import Scheduler
 from ._drivers import arun, run, to_the_end
 from ._keys import ApiKey
 from ._lease import Lease, LeaseContext
@@ -450,7 +451,7 @@ class KeyPool:
     def finish(self, settle: Settle, usage: Usage | None = None) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""
         now = self._clock.now()
-        settlement = _settlement(settle)
+        settlement = settle.settlement()
         freed = False if self._local else self._store.settle(settlement, now)
         with self._lock:
             if self._local:
@@ -468,7 +469,7 @@ class KeyPool:
             self.finish(settle, usage)
             return
         now = self._clock.now()
-        freed, cancelled = await to_the_end(self._store.asettle(_settlement(settle), now))
+        freed, cancelled = await to_the_end(self._store.asettle(settle.settlement(), now))
         with self._lock:
             regrouping = self._take_in(settle, usage, freed, now)
         if regrouping is not None:
@@ -632,17 +633,3 @@ class KeyPool:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-
-def _settlement(settle: Settle) -> Settlement:
-    """Return what the store is to know. Levels of an attempt that wasn't charged say nothing."""
-    outcome, observation = settle.outcome, settle.observation
-    if outcome is OK and observation is NOTHING:
-        return Settlement(settle.grant.reservation, settle.used)
-    return Settlement(
-        settle.grant.reservation,
-        settle.used,
-        observation.readings if outcome is None or outcome.charged else (),
-        outcome if outcome is not None and not outcome.ok else None,
-        anchors=observation.anchors,
-    )

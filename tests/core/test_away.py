@@ -7,8 +7,8 @@ from tests.core.test_booking import INF, BookingStore, World
 
 from keyfleet import WaitTimeout
 from keyfleet._core.claims import Answer, Away, Claim, Short
+from keyfleet._core.effects import Wait
 from keyfleet._core.health import Event
-from keyfleet._core.scheduler import Wait
 
 
 class AwayStore(BookingStore):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keyfleet import Demand, KeyPool, Limits, Organization, Usage
 from keyfleet._core.claims import Answer, Claim, Reservation, Settlement, Short, State
+from keyfleet._core.effects import Reserve, Wait
 from keyfleet._core.queue import Ticket
-from keyfleet._core.scheduler import Reserve, Wait
 from keyfleet.stores import MemoryStore
 from keyfleet.testing.clock import FakeClock
 

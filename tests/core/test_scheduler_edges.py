@@ -9,10 +9,11 @@ import pytest
 from keyfleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
 from keyfleet._core import routes
 from keyfleet._core.claims import Claim, Reservation
-from keyfleet._core.flow import Order, Release, acquire
+from keyfleet._core.effects import Release, Reserve, Wait
+from keyfleet._core.flow import Order, acquire
 from keyfleet._core.health import Event, News, State
 from keyfleet._core.queue import Ticket
-from keyfleet._core.scheduler import Reserve, Scheduler, Wait
+from keyfleet._core.scheduler import Scheduler
 from keyfleet._drivers import run
 from keyfleet._limits import MINUTE, Metric
 from keyfleet._outcome import Kind, Observation, Outcome, Reading

@@ -48,7 +48,7 @@ from .bucket import MARGIN, WINDOW
 from .health import Subject
 
 if TYPE_CHECKING:
-    from .scheduler import Grant
+    from .effects import Grant
 
 #: The share of a window that is used without a test: the rest is the scatter of arrivals.
 FIRST: Final = 1.0 - MARGIN

@@ -23,6 +23,7 @@ from ..errors import ConfigError, NoUsableKey, PoolClosed, QueueFull, TooLarge, 
 from .account import Account
 from .claims import Answer, Away, Claim, Guard, Oversize, Reservation, Short
 from .claims import State as Open
+from .effects import Grant, Reserve, Wait
 from .frontier import Frontier
 from .health import (
     ANSWERED,
@@ -58,79 +59,6 @@ WORTH_WAKING: Final = 0.001
 SUITS: Final = 1.1
 SUITS_WITHIN: Final = 2.0
 SUITS_SLACK: Final = 0.05
-
-
-class Reserve:
-    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's.
-
-    `frontier` has given the claim's accounts, `due`, where not all usable ones are in it.
-    """
-
-    __slots__ = ("claim", "due", "frontier", "ticket")
-
-    def __init__(
-        self,
-        ticket: Ticket,
-        claim: Claim,
-        frontier: Frontier | None = None,
-        due: Sequence[Account] = (),
-    ) -> None:
-        self.ticket = ticket
-        self.claim = claim
-        self.frontier = frontier
-        self.due = due
-
-
-class Wait:
-    """Effect: sleep until the instant `until`, or until the ticket is woken."""
-
-    __slots__ = ("ticket", "until")
-
-    def __init__(self, ticket: Ticket | None, until: float) -> None:
-        self.ticket = ticket
-        self.until = until
-
-
-class Grant:
-    """What a call got: a key and a reservation on its owner."""
-
-    __slots__ = (
-        "at",
-        "demand",
-        "entered_at",
-        "key",
-        "key_subject",
-        "lane",
-        "reservation",
-        "reserved_at",
-        "seat",
-    )
-
-    def __init__(
-        self,
-        demand: Demand,
-        lane: Lane,
-        seat: Seat,
-        key: tuple[ApiKey, Subject],
-        reservation: Reservation,
-        entered_at: float,
-        at: float,
-        reserved_at: float | None = None,
-    ) -> None:
-        self.demand = demand
-        self.lane = lane
-        self.seat = seat
-        self.key, self.key_subject = key
-        self.reservation = reservation
-        self.entered_at = entered_at
-        #: When it was reserved, and when its waiter accepted it: a busy loop comes to that later.
-        self.reserved_at = at if reserved_at is None else reserved_at
-        self.at = at
-
-    @property
-    def waited_for(self) -> float:
-        """Seconds from the call's entry to its grant."""
-        return self.at - self.entered_at
 
 
 class Scheduler:
