@@ -23,6 +23,7 @@ from ._clock import Clock, SystemClock
 from ._core.account import Account
 from ._core.claims import Settlement
 from ._core.effects import Effect, Grant, Reserve, Settle, Wait
+from ._core.fleet import Fleet
 from ._core.flow import Order, Reply, abandoned, acquire, call, settled_by
 from ._core.health import State
 from ._core.identity import Regrouping
@@ -107,15 +108,19 @@ class KeyPool:
         #: Headers that were malformed, and listeners that raised.
         self.ignored_headers = 0
         self.failed_listeners = 0
-        self._scheduler = Scheduler(
+        self._fleet = Fleet(
             owners.keys,
             account_of=lambda key, family: self._store.account(key, family, self._clock.now()),
             family_of=self._family_of,
+        )
+        self._scheduler = Scheduler(
+            self._fleet,
             strategy=strategy_named(strategy, random) if isinstance(strategy, str) else strategy,
             max_waiting=max_waiting,
             shared=not self._local,
             asks=isinstance(self._store, FleetStore),
         )
+        self._conditions = self._scheduler.conditions
         if isinstance(self._store, SharedStore):
             self._store.bind(owners.limits_for, self._freed_elsewhere)
         if isinstance(self._store, FleetStore):
@@ -152,7 +157,7 @@ class KeyPool:
         return cls(**load_default())
 
     def __repr__(self) -> str:
-        keys = self._scheduler.keys
+        keys = self._fleet.keys
         owners = {key.organization for key in keys}
         return f"<KeyPool of {len(keys)} keys of {len(owners)} organizations>"
 
@@ -161,7 +166,7 @@ class KeyPool:
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """The fleet's keys, under their owners as far as is known by now."""
-        return self._scheduler.keys
+        return self._fleet.keys
 
     @property
     def clock(self) -> Clock:
@@ -394,7 +399,6 @@ class KeyPool:
         error: BaseException | None,
     ) -> Effect:
         """Advance a flow to the next effect that takes time. Raises what the flow raises."""
-        scheduler = self._scheduler
         try:
             with self._lock:
                 if error is not None:
@@ -414,7 +418,7 @@ class KeyPool:
                 self._gave_up(refusal)
             raise
         finally:
-            if scheduler.woken or scheduler.changed:
+            if self._scheduler.woken or self._conditions.changed:
                 self._tell()
         return effect
 
@@ -422,9 +426,9 @@ class KeyPool:
         """Wake whom the scheduler wants awake, and tell listeners what changed, without a lock."""
         with self._lock:
             woken, self._scheduler.woken = self._scheduler.woken, []
-            changed, self._scheduler.changed = self._scheduler.changed, []
-            if self._scheduler.news and isinstance(self._store, FleetStore):
-                news, self._scheduler.news = self._scheduler.news, []
+            changed, self._conditions.changed = self._conditions.changed, []
+            if self._conditions.news and isinstance(self._store, FleetStore):
+                news, self._conditions.news = self._conditions.news, []
                 self._store.tell(news)  # here, so that it is told in the order of what happened
         for ticket in woken:
             ticket.woken = True
@@ -491,14 +495,14 @@ class KeyPool:
             if outcome is not None and outcome.ok:
                 grant.lane.settled(grant.reservation.costs, settle.used)
         if outcome is not None and (
-            outcome is not OK or scheduler.troubled or not grant.key_subject.proven
+            outcome is not OK or self._conditions.troubled or not grant.key_subject.proven
         ):
-            scheduler.report(grant, outcome, now)
+            self._conditions.report(grant, outcome, now)
         observation = settle.observation
         if observation is not NOTHING:
             self.ignored_headers += observation.ignored
             if observation.organization_id is not None:
-                regrouping = scheduler.identify(grant, observation)
+                regrouping = self._fleet.identify(grant.key, observation)
         if freed and scheduler.waiting:
             scheduler.freed(grant.reservation.account, now)
         return regrouping
@@ -512,7 +516,7 @@ class KeyPool:
 
     def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
         """Wake whom it concerns and tell listeners; without the lock."""
-        if self._scheduler.woken or self._scheduler.changed:
+        if self._scheduler.woken or self._conditions.changed:
             self._tell()
         if self._listeners:
             merged, self._merged = self._merged, []
@@ -565,7 +569,7 @@ class KeyPool:
         For a key that was unblocked, an organization that has credit again.
         """
         with self._lock:
-            count = self._scheduler.revive(name, self._clock.now())
+            count = self._conditions.revive(name, self._clock.now())
         self._tell()
         return count
 

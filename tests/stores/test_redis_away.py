@@ -61,7 +61,7 @@ def pool_of(server: TestServer, on_failure: str = "wait", **limits: float) -> Ke
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:
-        pool._scheduler.key_subject(key).proven = True
+        pool._fleet.key_subject(key).proven = True
     return pool
 
 

@@ -161,7 +161,7 @@ def call(
             attempts,
             reply.outcome,
             owner=grant.seat.account.owner,
-            others=scheduler.others(order.demand.model, order.holder),
+            others=scheduler.fleet.others(order.demand.model, order.holder),
             budget=budget,
             now=now,
         )

@@ -137,6 +137,14 @@ class Route:
         self._resting.clear()
         self.supply_at = -inf
 
+    def seat_of(self, account: Account) -> Seat:
+        """Return the seat of an account that was granted, under whoever owns it by now."""
+        seat = self.seats.get(account)
+        if seat is not None:
+            return seat
+        # Its owner was merged into another, or split by project, after it was granted.
+        return self.seats[self.kin[account.organization][0]]
+
     def refresh(self, seat: Seat) -> bool:
         """Let a seat join or leave the ready ones; return whether it joined."""
         usable = seat.usable
