@@ -19,13 +19,13 @@ from random import Random
 from threading import Lock
 from typing import Final, TypeVar, cast
 
+from ._audience import Audience
 from ._clock import Clock, SystemClock
 from ._core.account import Account
 from ._core.claims import Settlement
 from ._core.effects import Effect, Grant, Reserve, Settle, Wait
 from ._core.fleet import Fleet
 from ._core.flow import Order, Reply, abandoned, acquire, call, settled_by
-from ._core.health import State
 from ._core.identity import Regrouping
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
@@ -33,16 +33,14 @@ from ._core.scheduler import Scheduler
 from ._drivers import arun, run, to_the_end
 from ._keys import ApiKey
 from ._lease import Lease, LeaseContext
-from ._limits import Costs
 from ._membership import Membership
-from ._outcome import NOTHING, OK, Kind, Outcome
+from ._outcome import NOTHING, OK
 from ._owners import Organization, Owners
 from ._protocols import FleetStore, Provider, SharedStore, Store, Strategy
 from ._status import Counts, Status, status_of
 from ._usage import Demand, Usage
-from .errors import CannotServe, WaitTimeout
-from .events import Event as PoolEvent
-from .events import KeyDown, KeyUp, Leased, Listener, OwnersMerged, Settled, Throttled, Waited
+from .errors import CannotServe
+from .events import Listener
 from .providers import provider as provider_named
 from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named
@@ -56,8 +54,6 @@ WAIT_TIMEOUT: Final = 600.0
 MAX_WAITING: Final = 10_000
 #: Accounts of a ranking that a remote store is sent.
 RANKED: Final = 16
-
-_UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
 
 class KeyPool:
@@ -100,14 +96,13 @@ class KeyPool:
         self._local = self._store.is_local
         self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
         self._wait_timeout = wait_timeout
-        self._listeners = tuple(listeners)
-        self._lock = Lock()  # guards the scheduler, the budget and the counts
+        self._audience = Audience(listeners)
+        self._lock = Lock()  # guards the scheduler and its fleet, the budget and the counts
         self._budget = Budget()
         self._counts: dict[str, Counts] = {key.key_id: Counts() for key in owners.keys}
         self._merged: list[tuple[str, str]] = []
-        #: Headers that were malformed, and listeners that raised.
+        #: Headers that were malformed.
         self.ignored_headers = 0
-        self.failed_listeners = 0
         self._fleet = Fleet(
             owners.keys,
             account_of=lambda key, family: self._store.account(key, family, self._clock.now()),
@@ -130,7 +125,7 @@ class KeyPool:
                     lock=self._lock,
                     clock=self._clock,
                     wake=self._tell,
-                    emit=self._emit,
+                    emit=self._audience.tell,
                 )
             )
 
@@ -182,6 +177,11 @@ class KeyPool:
     def retry(self) -> RetryPolicy:
         """When an attempt is repeated, and after how long."""
         return self._retry
+
+    @property
+    def failed_listeners(self) -> int:
+        """How often a listener raised."""
+        return self._audience.failed
 
     def provider(self, key: ApiKey) -> Provider:
         """Return the rules of a key's provider."""
@@ -282,15 +282,8 @@ class KeyPool:
         """Return what the caller holds of a grant, counted and told to listeners."""
         with self._lock:
             self._counts[grant.key.key_id].granted += 1
-        if self._listeners:
-            self._emit(
-                Leased(
-                    key_id=grant.key.key_id,
-                    owner=grant.seat.account.owner,
-                    model=grant.demand.model,
-                    waited_for=grant.waited_for,
-                )
-            )
+        if self._audience.listeners:
+            self._audience.leased(grant)
         return Lease(self, grant)
 
     # Whole calls
@@ -414,8 +407,8 @@ class KeyPool:
                 elif type(effect) is Reserve:
                     effect.claim.accounts = list(islice(effect.claim.accounts, RANKED))
         except CannotServe as refusal:
-            if self._listeners:
-                self._gave_up(refusal)
+            if self._audience.listeners:
+                self._audience.gave_up(refusal)
             raise
         finally:
             if self._scheduler.woken or self._conditions.changed:
@@ -435,12 +428,8 @@ class KeyPool:
             wake = ticket.wake
             if wake is not None:
                 wake()
-        if self._listeners:
-            for name, state, reason in changed:
-                if state is State.CLOSED:
-                    self._emit(KeyUp(subject=name))
-                else:
-                    self._emit(KeyDown(subject=name, state=state.value, reason=reason))
+        if self._audience.listeners:
+            self._audience.moved(changed)
 
     # Settling
 
@@ -489,7 +478,7 @@ class KeyPool:
     ) -> Regrouping | None:
         """Let counts, health, identities and those that wait learn of it; under the lock."""
         regrouping = None
-        grant, outcome, scheduler = settle.grant, settle.outcome, self._scheduler
+        grant, outcome = settle.grant, settle.outcome
         if settle.used is not None:
             self._counts[grant.key.key_id].ended(outcome, usage)
             if outcome is not None and outcome.ok:
@@ -503,8 +492,8 @@ class KeyPool:
             self.ignored_headers += observation.ignored
             if observation.organization_id is not None:
                 regrouping = self._fleet.identify(grant.key, observation)
-        if freed and scheduler.waiting:
-            scheduler.freed(grant.reservation.account, now)
+        if freed and self._scheduler.waiting:
+            self._scheduler.freed(grant.reservation.account, now)
         return regrouping
 
     def _freed_elsewhere(self, account: Account) -> bool:
@@ -518,12 +507,11 @@ class KeyPool:
         """Wake whom it concerns and tell listeners; without the lock."""
         if self._scheduler.woken or self._conditions.changed:
             self._tell()
-        if self._listeners:
+        if self._audience.listeners:
             merged, self._merged = self._merged, []
-            for organization, into in merged:
-                self._emit(OwnersMerged(organization=organization, into=into))
+            self._audience.merged(merged)
             if settle.used is not None:
-                self._emit_end(settle.grant, settle.outcome, usage)
+                self._audience.ended(settle, usage, self._clock.now())
 
     def _merge(self, regrouping: Regrouping, now: float) -> None:
         """Merge owners in the store and on the routes; under the lock."""
@@ -540,7 +528,7 @@ class KeyPool:
 
     def _regroup(self, regrouping: Regrouping) -> None:
         self._scheduler.regroup(regrouping)
-        if self._listeners:
+        if self._audience.listeners:
             self._merged += regrouping.merges
 
     # Telling
@@ -572,43 +560,6 @@ class KeyPool:
             count = self._conditions.revive(name, self._clock.now())
         self._tell()
         return count
-
-    def _gave_up(self, refusal: CannotServe) -> None:
-        waited_for = refusal.waited_for if isinstance(refusal, WaitTimeout) else 0.0
-        self._emit(
-            Waited(model=refusal.model, waited_for=waited_for, code=refusal.code, why=refusal.why)
-        )
-
-    def _emit_end(self, grant: Grant, outcome: Outcome | None, usage: Usage | None) -> None:
-        key_id, owner = grant.key.key_id, grant.seat.account.owner
-        model = grant.demand.model
-        if outcome is not None and outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
-            self._emit(
-                Throttled(
-                    key_id=key_id,
-                    owner=owner,
-                    model=model,
-                    code=outcome.code,
-                    retry_after=outcome.retry_after,
-                )
-            )
-        self._emit(
-            Settled(
-                key_id=key_id,
-                owner=owner,
-                model=model,
-                outcome=outcome.kind.value if outcome is not None else "released",
-                usage=usage,
-                held_for=self._clock.now() - grant.at,
-            )
-        )
-
-    def _emit(self, event: PoolEvent) -> None:
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except Exception:  # a listener's fault is its own, not the call's
-                self.failed_listeners += 1
 
     # Closing
 
