@@ -103,7 +103,7 @@ class Fleet:
             route.kin.setdefault(account.organization, []).append(account)
             for subject in seat.subjects:
                 self.seats_of.setdefault(subject, []).append((route, seat))
-        subject = self.subject(f"key {key.key_id}")
+        subject = self.key_subject(key)
         seat.keys.append((key, subject))
         self.seats_of.setdefault(subject, []).append((route, seat))
 
