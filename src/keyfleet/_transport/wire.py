@@ -138,16 +138,13 @@ def _rewinds(field: Any) -> bool:
 
 
 def readable(raw: Raw) -> dict[str, str]:
-    """Return headers as a plain dict, names in lower case.
+    """Return headers as a plain dict, names in lower case."""
+    return {_lowered(name): value.decode("latin-1") for name, value in raw}
 
-    To decode all at once is several times as fast as one by one.
 
-    Raises:
-        ValueError: one holds a line's end, which no header may.
-    """
-    names = b"\n".join([name for name, _ in raw]).decode("latin-1").lower().split("\n")
-    values = b"\n".join([value for _, value in raw]).decode("latin-1").split("\n")
-    return dict(zip(names, values, strict=True))
+@lru_cache(1024)  # the same names come with every request and answer
+def _lowered(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 def without_key(headers: Headers, sent: Url) -> None:
