@@ -34,6 +34,7 @@ from .wire import (
     Url,
     body_of,
     forget_frames,
+    put,
     readable,
     visible,
     without_key,
@@ -53,7 +54,7 @@ PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 
 _SENTINELS: Final = frozenset({SENTINEL, f"Bearer {SENTINEL}"})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
-_REMOVED: Final = ("authorization", "api-key", "x-api-key", "cookie")
+_REMOVED: Final = dict.fromkeys((b"authorization", b"api-key", b"x-api-key", b"cookie"))
 _ENCODING: Final = "accept-encoding"
 #: What `bodies` can read usage from.
 _ENCODINGS: Final = frozenset({"gzip, deflate", "gzip", "identity"})
@@ -130,7 +131,7 @@ class Gate:
         if base_url is not None:
             url = module.URL(base_url.rstrip("/") + "/")
             self._base = url.netloc, url.raw_path
-        self._urls: dict[tuple[str, bytes], tuple[Url, str]] = {}
+        self._urls: dict[tuple[str, bytes], tuple[Url, bytes]] = {}
         self.holders = holders_of(pool)
 
     def call(self, request: Request) -> Call | None:
@@ -139,7 +140,7 @@ class Gate:
         Raises:
             Refused: it carries hints that make no sense.
         """
-        fields = readable(request.headers.raw)
+        fields = readable(request.headers)
         if (
             fields.get("authorization") not in _SENTINELS
             and fields.get("api-key") not in _SENTINELS
@@ -159,14 +160,14 @@ class Gate:
             rest = rest if found else path.lstrip(b"/")
         return Call(self, request, rest, fields)
 
-    def target(self, base_url: str, rest: bytes) -> tuple[Url, str]:
+    def target(self, base_url: str, rest: bytes) -> tuple[Url, bytes]:
         """Return where a request goes, and its host; kept, as parsing costs as much as a lease."""
         found = self._urls.get((base_url, rest))
         if found is None:
             if len(self._urls) >= _URLS:
                 self._urls.clear()
             url = self.httpx.URL(f"{base_url.rstrip('/')}/{rest.decode('ascii')}")
-            found = self._urls[base_url, rest] = url, url.netloc.decode("ascii")
+            found = self._urls[base_url, rest] = url, url.netloc
         return found
 
     def policy(self, hints: Hints) -> RetryPolicy | None:
@@ -203,7 +204,6 @@ class Call:
 
     __slots__ = (
         "_extensions",
-        "_fields",
         "_gate",
         "_headers",
         "_provider",
@@ -224,7 +224,6 @@ class Call:
         self._gate = gate
         self._rest = rest
         self._headers = request.headers
-        self._fields = fields
         self._stream = request.stream
         self._extensions = request.extensions
         self._waited_for = 0.0
@@ -232,7 +231,7 @@ class Call:
         self.attempts = 0
         #: The stream of an answer that began, for who must close it.
         self.body: Any = None
-        hints = self._hints()
+        hints = self._hints(fields)
         body, replayable = body_of(gate.httpx, request)
         self.plan: Plan = gate.planner.plan(
             request.method,
@@ -247,9 +246,8 @@ class Call:
         else:
             self.order = self._ordered(hints, holder)
 
-    def _hints(self) -> Hints:
+    def _hints(self, fields: Mapping[str, str]) -> Hints:
         """Return what the caller says of the call, and take out of its headers what isn't sent."""
-        fields = self._fields
         hinted = _HINT in "\n".join(fields)
         encoding = fields.get(_ENCODING, "")
         if not hinted and encoding in _ENCODINGS:
@@ -286,7 +284,7 @@ class Call:
         """
         self.attempts += 1
         self._waited_for += lease.waited_for
-        key, fields = lease.key, self._fields
+        key = lease.key
         provider = self._provider = self._gate.providers[key.provider]
         url, host = self._gate.target(key.base_url or provider.base_url, self._rest)
         request = self._gate.httpx.Request(
@@ -296,17 +294,10 @@ class Call:
             stream=self._stream,
             extensions=self._extensions,
         )
-        headers = request.headers
-        headers["host"] = host
-        credentials = provider.credentials(key)
-        for name in _REMOVED:
-            if name in fields and name not in credentials:
-                del headers[name]
-        for name, value in credentials.items():
-            if value is not None:
-                headers[name] = value
-            elif name in fields:
-                del headers[name]
+        new: dict[bytes, bytes | None] = {**_REMOVED, b"host": host}
+        for name, value in provider.credentials(key).items():
+            new[name.encode()] = None if value is None else value.encode()
+        put(request.headers, new)
         return request
 
     def comes_whole(self, status: int, headers: Mapping[str, str]) -> bool:
@@ -408,14 +399,18 @@ class Call:
         response = reply.response
         if isinstance(response, Exception):
             raise response
-        headers = response.headers
         if not reply.outcome.ok:
-            headers[_SHOULD_RETRY] = "false"
+            response.headers[_SHOULD_RETRY] = "false"
         told = Answered(lease.key_id, lease.owner, round(self._waited_for, 3), self.attempts)
-        headers["x-keyfleet-attempts"] = str(told.attempts)
-        headers["x-keyfleet-waited-for"] = f"{told.waited_for:.3f}"
-        headers["x-keyfleet-key-id"] = visible(told.key_id)
-        headers["x-keyfleet-owner"] = visible(told.owner)
+        put(
+            response.headers,
+            {
+                b"x-keyfleet-attempts": b"%d" % told.attempts,
+                b"x-keyfleet-waited-for": b"%.3f" % told.waited_for,
+                b"x-keyfleet-key-id": visible(told.key_id),
+                b"x-keyfleet-owner": visible(told.owner),
+            },
+        )
         response.extensions[POOLED] = told
         return response
 

@@ -106,7 +106,7 @@ class SyncTransport(Transport):
         sent = call.request(lease)
         try:
             response = self._route(sent.url).handle_request(sent)
-            headers = readable(response.headers.raw)
+            headers = readable(response.headers)
             whole = call.comes_whole(response.status_code, headers)
             body = _read(response.stream) if whole else None
         except Exception as error:  # whatever broke: `broke` raises what is not the provider's
@@ -166,7 +166,7 @@ class AsyncTransport(Transport):
         try:
             inner = await self._loops.local(self._route(sent.url))
             response = await inner.handle_async_request(sent)
-            headers = readable(response.headers.raw)
+            headers = readable(response.headers)
             whole = call.comes_whole(response.status_code, headers)
             body = await _aread(response.stream) if whole else None
         except Exception as error:  # whatever broke: `broke` raises what is not the provider's
