@@ -55,7 +55,6 @@ PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 _SENTINELS: Final = frozenset({SENTINEL, f"Bearer {SENTINEL}"})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
 _REMOVED: Final = dict.fromkeys((b"authorization", b"api-key", b"x-api-key", b"cookie"))
-_ENCODING: Final = "accept-encoding"
 #: What `bodies` can read usage from.
 _ENCODINGS: Final = frozenset({"gzip, deflate", "gzip", "identity"})
 _SHOULD_RETRY: Final = "x-should-retry"
@@ -248,18 +247,21 @@ class Call:
 
     def _hints(self, fields: Mapping[str, str]) -> Hints:
         """Return what the caller says of the call, and take out of its headers what isn't sent."""
-        hinted = _HINT in "\n".join(fields)
-        encoding = fields.get(_ENCODING, "")
-        if not hinted and encoding in _ENCODINGS:
-            return _NO_HINTS
-        headers = self._headers = self._gate.httpx.Headers(self._headers)
+        changed: dict[bytes, bytes | None] = {}
+        encoding = fields.get("accept-encoding", "")
         if encoding not in _ENCODINGS:
-            headers[_ENCODING] = "gzip, deflate" if "gzip" in encoding else "identity"
-        told = {name: value for name, value in fields.items() if name.startswith(_HINT)}
-        for name in told:
-            del headers[name]
+            changed[b"accept-encoding"] = b"gzip, deflate" if "gzip" in encoding else b"identity"
+        hints: dict[str, str] = {}
+        if _HINT in "\n".join(fields):
+            hints = {name: value for name, value in fields.items() if name.startswith(_HINT)}
+            changed.update((name.encode("latin-1"), None) for name in hints)
+        if changed:
+            self._headers = self._gate.httpx.Headers(self._headers)
+            put(self._headers, changed)
+        if not hints:
+            return _NO_HINTS
         try:
-            return read_hints({name[len(_HINT) :]: value for name, value in told.items()})
+            return read_hints({name[len(_HINT) :]: value for name, value in hints.items()})
         except ConfigError as error:
             raise Refused(self._error(400, str(error), "invalid_hint")) from None
 

@@ -38,8 +38,6 @@ def text(value: object) -> str:
 
 def count(value: object) -> int | None:
     """Return a plausible count; ``None`` for anything else, also for booleans and NaN."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is not int:  # nor a boolean, which is an int too
-        return None
-    return value if 0 <= value <= _MOST else None
+    if type(value) is int:  # a boolean is one too, by `isinstance`
+        return value if 0 <= value <= _MOST else None
+    return count(int(value)) if isinstance(value, float) and value.is_integer() else None
