@@ -146,11 +146,11 @@ class Lease:
         return Settle(self._grant, used, outcome, observation)
 
     def _end(self, settle: Settle) -> None:
-        if not self.settled:
+        if self._grant.reservation.state is not State.SETTLED:
             self._pool.finish(settle)
 
     async def _aend(self, settle: Settle) -> None:
-        if not self.settled:
+        if self._grant.reservation.state is not State.SETTLED:
             await self._pool.afinish(settle)
 
     # As a context

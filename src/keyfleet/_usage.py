@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from ._limits import Costs
@@ -34,6 +34,9 @@ class Demand:
     requests: int = 1
     spend: Decimal = _ZERO
 
+    #: The cost in each `Metric`; asked for at each step of a call.
+    costs: Costs = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         if (
             self.input_tokens < 0
@@ -43,24 +46,23 @@ class Demand:
             or self.spend < 0
         ):
             raise _negative(self)
+        tokens = self.input_tokens + self.output_tokens
+        spend = float(self.spend) if self.spend else 0.0
+        costs = (
+            self.requests,
+            tokens,
+            self.input_tokens,
+            self.output_tokens,
+            self.images,
+            1,
+            spend,
+        )
+        object.__setattr__(self, "costs", costs)
 
     @property
     def tokens(self) -> int:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
-
-    @property
-    def costs(self) -> Costs:
-        """The cost in each `Metric`."""
-        return (
-            self.requests,
-            self.input_tokens + self.output_tokens,
-            self.input_tokens,
-            self.output_tokens,
-            self.images,
-            1,
-            float(self.spend) if self.spend else 0.0,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -229,7 +229,9 @@ class KeyPool:
             demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
         )
         grant = self._at_once(order)
-        return self.leased(run(self, self.flow(order)) if grant is None else grant)
+        if grant is None:
+            return self.leased(run(self, self.flow(order)))
+        return self._handed_out(grant)
 
     def alease(
         self,
@@ -252,7 +254,9 @@ class KeyPool:
 
     async def _alease(self, order: Order) -> Lease:
         grant = self._at_once(order)
-        return self.leased(await arun(self, self.flow(order)) if grant is None else grant)
+        if grant is None:
+            return self.leased(await arun(self, self.flow(order)))
+        return self._handed_out(grant)
 
     def order(
         self,
@@ -279,9 +283,12 @@ class KeyPool:
         )
 
     def leased(self, grant: Grant) -> Lease:
-        """Return what the caller holds of a grant, counted and told to listeners."""
+        """Return what the caller holds of a flow's grant, counted and told to listeners."""
         with self._lock:
             self._counts[grant.key.key_id].granted += 1
+        return self._handed_out(grant)
+
+    def _handed_out(self, grant: Grant) -> Lease:
         if self._audience.listeners:
             self._audience.leased(grant)
         return Lease(self, grant)
@@ -312,7 +319,7 @@ class KeyPool:
         last: tuple[Grant, Reply[object]] | None = None
         begun = self._at_once(order)
         if begun is not None:
-            lease = self.leased(begun)
+            lease = self._handed_out(begun)
             try:
                 first = send(lease)
             except BaseException:  # also an interrupt: what was granted must come back
@@ -336,7 +343,7 @@ class KeyPool:
         last: tuple[Grant, Reply[object]] | None = None
         begun = self._at_once(order)
         if begun is not None:
-            lease = self.leased(begun)
+            lease = self._handed_out(begun)
             try:
                 first = await send(lease)
             except BaseException:  # also cancellation: what was granted must come back
@@ -361,14 +368,17 @@ class KeyPool:
         return True
 
     def _at_once(self, order: Order) -> Grant | None:
-        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
+        """Grant and count a call that nobody stands in the way of; else ``None``."""
         if not self._local or order.holder is not None or order.priority not in PATIENCE:
             return None
         with self._lock:
             now = self._clock.now()
             if now > order.deadline:
                 return None
-            return self._scheduler.at_once(order.demand, now, self._store.reserve)
+            grant = self._scheduler.at_once(order.demand, now, self._store.reserve)
+            if grant is not None:
+                self._counts[grant.key.key_id].granted += 1
+            return grant
 
     # Flows and their drivers; `keyfleet.simulate` is the third
 
