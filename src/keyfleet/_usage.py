@@ -43,11 +43,11 @@ class Demand:
             or self.output_tokens < 0
             or self.images < 0
             or self.requests < 0
-            or self.spend < 0
+            or (self.spend is not _ZERO and self.spend < 0)
         ):
             raise _negative(self)
         tokens = self.input_tokens + self.output_tokens
-        spend = float(self.spend) if self.spend else 0.0
+        spend = 0.0 if self.spend is _ZERO else float(self.spend)
         costs = (
             self.requests,
             tokens,
@@ -85,7 +85,7 @@ class Usage:
             or self.output_tokens < 0
             or self.images < 0
             or self.requests < 0
-            or self.spend < 0
+            or (self.spend is not _ZERO and self.spend < 0)
         ):
             raise _negative(self)
 
@@ -104,7 +104,7 @@ class Usage:
             self.output_tokens,
             self.images,
             0,
-            float(self.spend) if self.spend else 0.0,
+            0.0 if self.spend is _ZERO else float(self.spend),
         )
 
 

@@ -34,6 +34,7 @@ from .wire import (
     Url,
     body_of,
     forget_frames,
+    in_milliseconds,
     put,
     readable,
     visible,
@@ -250,7 +251,7 @@ class Call:
         changed: dict[bytes, bytes | None] = {}
         encoding = fields.get("accept-encoding", "")
         if encoding not in _ENCODINGS:
-            changed[b"accept-encoding"] = b"gzip, deflate" if "gzip" in encoding else b"identity"
+            changed[b"accept-encoding"] = readable_encoding(encoding).encode()
         hints: dict[str, str] = {}
         if _HINT in "\n".join(fields):
             hints = {name: value for name, value in fields.items() if name.startswith(_HINT)}
@@ -403,12 +404,13 @@ class Call:
             raise response
         if not reply.outcome.ok:
             response.headers[_SHOULD_RETRY] = "false"
-        told = Answered(lease.key_id, lease.owner, round(self._waited_for, 3), self.attempts)
+        waited_for, text = in_milliseconds(self._waited_for)
+        told = Answered(lease.key_id, lease.owner, waited_for, self.attempts)
         put(
             response.headers,
             {
                 b"x-keyfleet-attempts": b"%d" % told.attempts,
-                b"x-keyfleet-waited-for": b"%.3f" % told.waited_for,
+                b"x-keyfleet-waited-for": text,
                 b"x-keyfleet-key-id": visible(told.key_id),
                 b"x-keyfleet-owner": visible(told.owner),
             },
@@ -445,6 +447,13 @@ class Call:
             stream=self._gate.httpx.ByteStream(body),
             extensions={"http_version": b"HTTP/1.1", POOLED: error},
         )
+
+
+def readable_encoding(accepted: str) -> str:
+    """Return what a request may accept in place of compressions that usage can't be read from."""
+    if accepted in _ENCODINGS:
+        return accepted
+    return "gzip, deflate" if "gzip" in accepted else "identity"
 
 
 def _policy(policy: RetryPolicy, attempts: int | None) -> RetryPolicy | None:

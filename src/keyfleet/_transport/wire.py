@@ -183,6 +183,12 @@ def visible(name: str) -> bytes:
     return name.encode("ascii", "backslashreplace")
 
 
+@lru_cache(16)  # most calls wait for nothing
+def in_milliseconds(seconds: float) -> tuple[float, bytes]:
+    """Return seconds rounded to milliseconds, and as a header has them."""
+    return round(seconds, 3), b"%.3f" % seconds
+
+
 def forget_frames(error: BaseException | None) -> None:
     """Take the tracebacks off an exception and its causes.
 
