@@ -39,17 +39,51 @@ from ...errors import ConfigError, StoreError
 _LUA: Final = files("keyfleet.stores").joinpath("_lua")
 
 
-class Script:
-    """A script as the server keeps it: its text, and the digest by which it is called."""
+#: A line of constants: ``local OPEN, BOOKED = 0, 1 -- what they are``.
+_CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z_, ]*) = (.*?)(?: --.*)?$")
+#: What is left alone (a string, a comment), or a name.
+_WORD: Final = re.compile(r"'[^']*'|--.*|\b[A-Z][A-Z_]+\b")
 
-    def __init__(self, *parts: str) -> None:
-        self.text = "\n".join(_LUA.joinpath(part).read_text("utf-8") for part in parts)
+
+class Script:
+    """A script as the server keeps it: its text, and the digest by which it is called.
+
+    It is joined from files. The server makes all functions of a script anew whenever it runs it,
+    and each takes time for each name that it uses from outside. So constants are written in where
+    they are used; and a module becomes a function of its name, which makes what the file holds once
+    that is needed.
+    """
+
+    def __init__(self, *files: str) -> None:
+        constants: dict[str, str] = {}
+        self.text = "\n".join(_prepared(file, constants) for file in files)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-STEP: Final = Script("bucket.lua", "step.lua")
-MERGE: Final = Script("bucket.lua", "merge.lua")
-HEALTH: Final = Script("health.lua")
+def _prepared(file: str, constants: dict[str, str]) -> str:
+    """Return a file's text, with what is constant written in; adds its own constants."""
+    lines = []
+    text = _LUA.joinpath(f"{file}.lua").read_text("utf-8")
+    for line in text.splitlines():
+        found = _CONSTANTS.match(line)
+        if found is None or "{" in found[2]:
+            lines.append(_WORD.sub(lambda word: constants.get(word[0], word[0]), line))
+            continue
+        names, values = found[1].split(", "), found[2].split(", ")
+        constants.update(zip(names, (f"({value})" for value in values), strict=True))
+    body = "\n".join(lines)
+    return f"local function {file}()\n{body}\nend" if file in _MODULES else body
+
+
+#: Files that hold what is seldom needed.
+_MODULES: Final = ("limits", "lost", "slots", "shares", "due", "answers", "alone")
+_BUCKETS: Final = ("bucket", "limits", "accounts")
+STEP: Final = Script(
+    *(*_BUCKETS, "records", "lost", "request", "slots", "shares", "due", "answers", "alone"),
+    *("settle", "claim", "step"),
+)
+MERGE: Final = Script(*_BUCKETS, "merge")
+HEALTH: Final = Script("health")
 #: Connections of one process, and of each event loop: a step takes well under a millisecond.
 CONNECTIONS: Final = 32
 

@@ -1,0 +1,163 @@
+"""Claims that go to the server together: who asks while a step is on its way goes with the next.
+
+Theory of operation. Of each group one step is under way at a time. Who finds none *leads*: it takes
+along all that wait, goes to the server at once, and hands out what that answered. Who finds one
+waits; when that step is back, the first of those that wait leads the next one. So a single caller
+waits for nobody, and the more callers there are, the more of them share a round trip and a run of
+the script, which serves them in the order in which they came.
+
+What goes wrong with a step goes wrong for all that went with it: each then goes on by itself, as if
+it had gone alone, and mostly asks again. Who gives up while it waits leaves the others alone; who
+gives up on its way is the conversation's matter.
+
+The threads of a process have rounds of their own, and so has each event loop: none waits for a loop
+that is busy with something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import getpid
+from typing import Final
+
+from ..._clock import Clock
+from ...errors import StoreError
+from ._books import Books
+from ._request import Answered, Ask, Round
+from ._server import Lost
+
+#: What a claim of no accounts is told.
+NOTHING: Final = Answered(-1, -1, 0.0, 0.0, 0.0, b"", 0.0)
+#: Claims of one step: they hold the server up for some 20 microseconds each.
+AT_MOST: Final = 64
+
+
+class Rider:
+    """One claim on its way."""
+
+    __slots__ = ("answered", "ask", "error", "leads", "wake")
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        #: It is to carry the next step over.
+        self.leads = False
+        self.answered: Answered | None = None
+        self.error: StoreError | None = None
+        #: Set by who waits; called when there is an answer, or when it leads.
+        self.wake: Callable[[], None] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.leads or self.answered is not None or self.error is not None
+
+    def result(self) -> Answered:
+        """Return what was answered.
+
+        Raises:
+            StoreError: there was no answer, or a refusal.
+        """
+        if self.answered is None:
+            raise self.error or AssertionError("only who is done has a result")
+        return self.answered
+
+
+class Rounds:
+    """The steps of one process's threads, or of one event loop. Its books' lock guards them."""
+
+    __slots__ = ("_books", "_clock", "_lock", "_pid", "_waiting", "_waits")
+
+    def __init__(self, books: Books, *, clock: Clock, waits: Callable[[], bool]) -> None:
+        self._books = books
+        self._lock = books.lock
+        self._clock = clock
+        #: Whether this process stands in a row for slots.
+        self._waits = waits
+        #: Who waits, for each group of which a step is under way.
+        self._waiting: dict[str, list[Rider]] = {}
+        self._pid = getpid()
+
+    def join(self, ask: Ask) -> Rider:
+        """Take a claim in: it leads, or waits to be woken."""
+        rider = Rider(ask)
+        with self._lock:
+            if self._pid != getpid():  # forked: the parent's steps come back to the parent
+                self._pid = getpid()
+                self._waiting.clear()
+            waiting = self._waiting.get(ask.group)
+            if waiting is None:
+                self._waiting[ask.group] = []
+                rider.leads = True
+            else:
+                waiting.append(rider)
+        return rider
+
+    def leave(self, rider: Rider) -> tuple[Round, list[Rider]]:
+        """Return the step that a leader carries over, and those that go with it."""
+        group = rider.ask.group
+        with self._lock:
+            waiting = self._waiting[group]
+            riders, self._waiting[group] = [rider, *waiting[: AT_MOST - 1]], waiting[AT_MOST - 1 :]
+            sent_at = self._clock.now()
+            for one in riders:
+                one.ask.sent_at = sent_at
+            asks = [one.ask for one in riders if one.ask.accounts]
+            batch = self._books.buffer.begin(group)
+            return self._books.round(group, asks, waits=self._waits(), batch=batch), riders
+
+    def arrived(self, sent: Round, riders: list[Rider], answer: bytes) -> None:
+        """Hand out what a step answered, and let the next one leave."""
+        with self._lock:
+            answers, freed = self._books.arrived(sent, answer, self._clock.now())
+            left = iter(answers)
+            for rider in riders:
+                rider.answered = next(left) if rider.ask.accounts else NOTHING
+            next_one = self._next(sent.group)
+        self._wake(riders[1:], next_one)
+        if freed:
+            self._books.tell(freed)
+
+    def failed(self, sent: Round, riders: list[Rider], error: BaseException) -> None:
+        """Tell those that went along that their step failed, and let the next one leave."""
+        with self._lock:
+            self._books.buffer.failed(sent.batch)
+            for rider in riders[1:]:
+                rider.error = _same(error)
+            next_one = self._next(sent.group)
+        self._wake(riders[1:], next_one)
+
+    def quit(self, rider: Rider) -> None:
+        """Take out who gives up before its step has left."""
+        with self._lock:
+            next_one = None
+            if rider.ask.sent_at is None:
+                if rider.leads:
+                    next_one = self._next(rider.ask.group)
+                else:
+                    self._waiting[rider.ask.group].remove(rider)
+        self._wake([], next_one)
+
+    def _next(self, group: str) -> Rider | None:
+        """Let the first that waits lead; if none does, no step is under way."""
+        waiting = self._waiting[group]
+        if not waiting:
+            del self._waiting[group]
+            return None
+        leader = waiting.pop(0)
+        leader.leads = True
+        return leader
+
+    @staticmethod
+    def _wake(riders: list[Rider], leader: Rider | None) -> None:
+        """Wake those that are done; the leader first, so that it is off while they go on."""
+        for rider in (leader, *riders) if leader is not None else riders:
+            wake = rider.wake  # set before `is_done` is read: whoever wakes goes the other way
+            if wake is not None:
+                wake()
+
+
+def _same(error: BaseException) -> StoreError:
+    """Return an error for another one that it befell; what stopped a leader is its own affair."""
+    if isinstance(error, StoreError):
+        return type(error)(*error.args)
+    return Lost(f"the step was given up on its way ({type(error).__name__})")
