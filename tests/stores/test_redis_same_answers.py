@@ -9,7 +9,7 @@ from math import inf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.stores.redis_kit import TestServer
+from tests.stores.redis_kit import TestServer, together
 
 from keyfleet._core.ledger import (
     Account,
@@ -59,6 +59,7 @@ seconds = st.one_of(
     st.integers(0, 5_000_000),
 ).map(lambda n: n / 1e5)
 sizes = st.integers(0, 2500)
+some = st.integers(1, 2500)
 owner = st.sampled_from(OWNERS)
 ranking = st.lists(owner, min_size=1, max_size=4, unique=True)
 held = st.integers(0, 30)
@@ -94,6 +95,7 @@ prices = st.sampled_from([0.5, 0.5, 1.0, 1.5, 12.0])
 steps = st.one_of(
     st.tuples(st.just("reserve"), ranking, sizes),
     st.tuples(st.just("reserve"), ranking, sizes),
+    st.tuples(st.just("together"), st.lists(st.tuples(ranking, some), max_size=5), st.none()),
     st.tuples(st.just("settle"), held, sizes),
     st.tuples(st.just("settle"), held, st.just(0)),
     st.tuples(st.just("observe"), held, headers),
@@ -134,6 +136,7 @@ class Twins:
         self.memory = MemoryStore(limits_for, lifetime=LIFETIME, assumes=False)
         self.held: list[tuple[Reservation, Reservation]] = []
         self.providers: dict[str, Charging] = {}
+        self.known: set[tuple[str, str | None]] = set()
 
     def accounts(self, store: Store, owners: list[tuple[str, str | None]]) -> list[Account]:
         found = []
@@ -158,6 +161,32 @@ class Twins:
         self.compare(mine, theirs)
         if isinstance(mine, Reservation) and isinstance(theirs, Reservation):
             self.held.append((mine, theirs))
+
+    def together(self, wanted: list[tuple[list[tuple[str, str | None]], int]]) -> None:
+        """Ask for several calls at one instant: Redis in one step, which serves them in turn.
+
+        Owners whose buckets Redis lacks are asked before: such a claim needs a second step, and is
+        served behind the others.
+        """
+        for one in sorted({one for owners, _ in wanted for one in owners} - self.known, key=str):
+            self.known.add(one)
+            self.reserve([one], 1)
+        self.clock.advance(1e-5)
+        now = self.clock.now()
+
+        def claims(store: Store) -> list[Claim]:
+            return [
+                Claim(self.accounts(store, owners), Demand(input_tokens=tokens).costs)
+                for owners, tokens in wanted
+            ]
+
+        mine = [self.memory.reserve(claim, now) for claim in claims(self.memory)]
+        theirs = together(self.redis, claims(self.redis))
+        self.clock.advance(1e-5)
+        for one, other in zip(mine, theirs, strict=True):
+            self.compare(one, other)
+            if isinstance(one, Reservation) and isinstance(other, Reservation):
+                self.held.append((one, other))
 
     def compare(self, mine: Answer, theirs: Answer) -> None:
         assert type(mine) is type(theirs), (mine, theirs, getattr(theirs, "ready_at", 0))
@@ -217,6 +246,8 @@ class Twins:
         match step:
             case ("reserve", list() as owners, int() as tokens):
                 self.reserve(owners, tokens)
+            case ("together", list() as wanted, _):
+                self.together(wanted)
             case ("settle", int() as which, int() as tokens):
                 self.tell(which, used=Usage(input_tokens=tokens).costs)
             case ("observe", int() as which, list() as told):

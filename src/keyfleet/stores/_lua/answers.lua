@@ -93,12 +93,14 @@ local function later(a, name, metric, mine, flew_for)
     local r = record(o, id)
     if not r or counted[id] then return end
     counted[id] = true
-    local counts = r.state >= least and r.family == a.family
+    local is_later = not mine or r.expires_at ~= since or r.until_at > mine.until_at or least == LENT
+    local counts = is_later and r.state >= least and r.family == a.family
       and (not string.find(name, '@', 1, true) or r.project == a.project)
     if counts then sum = sum + r.costs[metric] end
   end
   local at = string.format('%.0f', since)
-  for _, id in ipairs(call('ZRANGEBYSCORE', o.base .. 'x', '(' .. at, '+inf', 'LIMIT', 0, 1000)) do
+  local from = mine and at or '(' .. at -- of those at that very instant, the later ones
+  for _, id in ipairs(call('ZRANGEBYSCORE', o.base .. 'x', from, '+inf', 'LIMIT', 0, 1000)) do
     count(id, OPEN)
   end
   for _, id in ipairs(call('ZRANGEBYSCORE', o.base .. 'x', '-inf', at, 'LIMIT', 0, 1000)) do

@@ -53,7 +53,7 @@ local function take(a, c, after)
     touch(b)
   end
   local r = new_record(a, c.id, costs, after > 0 and BOOKED or OPEN, now + after + lifetime)
-  r.until_at = now + after
+  r.until_at = after > 0 and now + after or now + c.order -- of one step, in their order
   keep_record(r, after > 0 and r.until_at or r.expires_at)
 end
 

@@ -1,12 +1,14 @@
 -- One step of a fleet's shared ledger: take in what calls used, then reserve for others, one after
 -- the other. It stands last; what it is asked for see request.lua.
 --
--- The answer is one string, in which each part stands behind its length in four bytes: the time;
--- the settlements that made room (a byte each); those of owners
--- that were merged (`3=target`); for each claim what came of it, see ANSWER, with a text; for each
--- account that was looked at its place, its buckets' names up to a zero byte, their numbers, see VIEW.
+-- The answer is one string: the time, how long the next two parts are, and how many of the others
+-- there are; the settlements that made room (a byte each); those of owners that were merged
+-- (`3=target`, with semicolons between); for each claim what came of it, see ANSWER, with a text; for
+-- each account that was looked at its place, and its buckets' names and numbers behind the length of
+-- either, see VIEW.
 
-local ANSWER = '>BHddd' -- what, which candidate, after how long, when something expires, part of a share
+-- What, which candidate, after how long, when something expires, part of a share, the text's length.
+local ANSWER = '>BHdddH'
 -- Limit, ceiling, throttle, whether it was learned, proven, price, level.
 local VIEW = '>ddddddd'
 
@@ -57,13 +59,15 @@ local function view(i, a)
     numbers[k] = pack(VIEW, b.limit, b.ceiling, b.throttle, b.configured < 0 and 1 or 0, b.proven,
       b.price, b.level / b.scale)
   end
-  return pack('>H', i) .. a.names .. '\0' .. table.concat(numbers)
+  local told = table.concat(numbers)
+  return pack('>HHH', i, #a.names, #told) .. a.names .. told
 end
 
 if settlements > 0 then take_in() end
 local served = {}
 for k = 1, claims do
   local c = next_claim()
+  c.order = k - 1
   if c.again == 1 then c.what, c.which, c.after, c.text, c.part = once_more(c) end
   if not c.what then c.what, c.which, c.after, c.text, c.part = reserve(c) end
   served[k] = c
@@ -74,13 +78,17 @@ for _, o in pairs(owners) do
 end
 save()
 
-local reply = { pack('>d', now), table.concat(freed), table.concat(moved, ';') }
+local reply, views = { '', table.concat(freed), table.concat(moved, ';') }, 0
 for _, c in ipairs(served) do
   local expires_after = c.what == SHORT and next_expiry(c) or 0
-  reply[#reply + 1] = pack(ANSWER, c.what, c.which, c.after, expires_after, c.part) .. c.text
+  reply[#reply + 1] = pack(ANSWER, c.what, c.which, c.after, expires_after, c.part, #c.text)
+  reply[#reply + 1] = c.text
 end
 for i, a in pairs(opened) do
-  if a.seen then reply[#reply + 1] = view(i, account(i)) end
+  if a.seen then
+    reply[#reply + 1] = view(i, account(i))
+    views = views + 1
+  end
 end
-for i, part in ipairs(reply) do reply[i] = pack('>I4', #part) .. part end
+reply[1] = pack('>dHHHH', now, #reply[2], #reply[3], claims, views)
 return table.concat(reply)

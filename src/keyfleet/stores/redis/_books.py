@@ -6,7 +6,6 @@ or a batch of those alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from threading import Lock
@@ -19,6 +18,7 @@ from ..._limits import Costs, Limits
 from . import _wire as wire
 from ._alone import Alone
 from ._buffer import Batch, Buffer
+from ._process import pid
 from ._request import (
     Answered,
     Ask,
@@ -89,9 +89,9 @@ class Books:
     @property
     def process(self) -> str:
         """The name of this process in the server."""
-        pid = os.getpid()
-        if self._named[0] != pid:
-            self._named = pid, f"{self._token}{pid:x}"
+        mine = pid()
+        if self._named[0] != mine:
+            self._named = mine, f"{self._token}{mine:x}"
         return self._named[1]
 
     def next_number(self) -> int:
@@ -154,7 +154,7 @@ class Books:
         heading = Heading(self.clock(), self.process, waits, self.lends_for, self.fraction())
         text = text_of(heading, batch, settlements, claims, places, len(keys) if leaves else 0)
         keys.append(self.group_prefix(group))
-        return Round(group, asks, batch, keys, text, places.accounts)
+        return Round(group, asks, batch, keys, text, places.accounts, self._clock.now())
 
     def _claim(self, ask: Ask, places: Places) -> bytes:
         known = self.view.know
@@ -176,7 +176,7 @@ class Books:
         self, sent: Round, answer: bytes, now: float
     ) -> tuple[list[Answered], list[Account]]:
         """Take in what a step answered; returns that, and the accounts that have more."""
-        reply = read(answer, len(sent.asks))
+        reply = read(answer)
         for place, names, numbers in reply.views:
             self.view.show(sent.accounts[place], names, numbers, now)
         return reply.answers, self._end_batch(sent.group, sent.batch, reply, now)
@@ -232,14 +232,6 @@ class Books:
             account = self.view.account(into, gone.project, gone.family, now)
             blob, levels = self.view.know(account).blob, self.view.hints(account, now)
             self.buffer.add(self.group(into), wire.spent(into, blob, levels, amounts))
-
-    def next_batch(self) -> Round | None:
-        """Return a step with a batch that is to be sent now; ``None`` = there is none."""
-        group = self.buffer.first()
-        batch = None if group is None else self.buffer.begin(group)
-        if group is None or batch is None:
-            return None
-        return self.round(group, batch=batch)
 
     def _end_batch(
         self, group: str, batch: Batch | None, reply: Reply, now: float

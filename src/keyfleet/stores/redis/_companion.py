@@ -51,7 +51,7 @@ class Companion:
 
     def nudge(self, *, soon: bool) -> None:
         """Say that something is in the buffer; `soon` = others may wait for it."""
-        if soon:
+        if soon and not self._hurry.is_set():
             self._hurry.set()
         if not self._some.is_set():
             self._some.set()

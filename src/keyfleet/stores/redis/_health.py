@@ -16,7 +16,6 @@ Subjects are named by what they are; a key by a fingerprint (`Secret.fingerprint
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from ..._core.ledger import Claim
 from ..._protocols import Member
 from ...errors import StoreError
 from . import _wire as wire
+from ._process import pid
 from ._registry import ALIVE_FOR, about
 from ._server import HEALTH, Part, Replies, Server
 
@@ -179,14 +179,14 @@ class Health:
     @property
     def size(self) -> int | None:
         """How many processes the fleet has, as of the last exchange; ``None`` = there was none."""
-        return self._members if self._pid == os.getpid() else None
+        return self._members if self._pid == pid() else None
 
     def is_new(self, claim: Claim) -> bool:
         """Whether there is a pool, and this process hasn't read yet what the others know.
 
         A claim with a booking goes on: it was made before the process was forked.
         """
-        if self._member is None or self._pid == os.getpid():
+        if self._member is None or self._pid == pid():
             return False
         return claim.held is None and claim.dropped is None
 
@@ -375,11 +375,11 @@ class Health:
 
     def _start(self) -> None:
         with self._lock:
-            if self._pid == os.getpid() or self._closed.is_set():
+            if self._pid == pid() or self._closed.is_set():
                 return
             if self._pid is not None:  # forked: the threads, and what they sleep on, stayed behind
                 self._some, self._closed = Event(), Event()
-            self._pid = os.getpid()
+            self._pid = pid()
             work = [self._tell_on] if self._server.is_cluster else [self._tell_on, self._listen]
             self._threads = [
                 Thread(target=one, name=f"keyfleet-health{one.__name__}", daemon=True)

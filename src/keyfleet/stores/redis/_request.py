@@ -25,15 +25,16 @@ _CLAIM: Final = Struct(">H3B8d")
 _PLACE: Final = Struct(">H")
 _LENGTH: Final = Struct(">I")
 _WANT: Final = Struct(">7d")
-_TIME: Final = Struct(">d")
-_ANSWER: Final = Struct(">BH3d")
+_REPLY: Final = Struct(">d4H")
+_ANSWER: Final = Struct(">BH3dH")
+_VIEW: Final = Struct(">3H")
 #: What a claim wants of its accounts to be lent, in each metric; nothing = no share.
 Wants = dict[Account, list[float]]
 
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """What one claim says in a step; without accounts, it only asks whether the server is there.
+    """What one claim says in a step; without accounts it is none, and a batch goes, or nothing.
 
     Args:
         group: the step that it may go with: in a cluster, its owner's.
@@ -45,6 +46,7 @@ class Ask:
         horizon: microseconds up to which it may be booked; -1 = it may not.
         held: a booking that it is to be exchanged for.
         wants: the shares that are wanted along with it.
+        tells: who waits is told of what came free by its step, if it leads.
         sent_at: when it left; ``None`` = it hasn't yet.
     """
 
@@ -58,6 +60,7 @@ class Ask:
     horizon: float = -1
     held: Reservation | None = None
     wants: Wants = field(default_factory=dict)
+    tells: bool = True
     sent_at: float | None = None
 
 
@@ -72,6 +75,7 @@ class Round:
     text: bytes
     #: Whose account stands at which place, from 1 on, as far as claims are concerned.
     accounts: dict[int, Account]
+    sent_at: float
 
 
 class Places:
@@ -208,36 +212,32 @@ class Reply:
     views: list[tuple[int, bytes, bytes]]
 
 
-def read(answer: bytes, claims: int) -> Reply:
+def read(answer: bytes) -> Reply:
     """Read the script's answer: one string, since redis-py takes long over each part of a list."""
-    parts, at = [], 0
-    while at < len(answer):
-        end = at + 4 + int.from_bytes(answer[at : at + 4], "big")
-        parts.append(answer[at + 4 : end])
-        at = end
-    (told_at,) = _TIME.unpack(parts[0])
-    moved = [part.partition("=") for part in parts[2].decode().split(";") if part]
-    return Reply(
-        freed=parts[1],
-        moved=[(int(index) - 1, target) for index, _, target in moved],
-        answers=[_answered(part, told_at) for part in parts[3 : 3 + claims]],
-        views=[_view(part) for part in parts[3 + claims :]],
-    )
-
-
-def _answered(part: bytes, told_at: float) -> Answered:
-    what, which, after, expires_after, lent = _ANSWER.unpack_from(part)
-    return Answered(
-        what,
-        which - 1,
-        after / 1e6 if after < FOREVER else inf,
-        expires_after / 1e6 if expires_after < FOREVER else inf,
-        lent,
-        part[_ANSWER.size :],
-        told_at,
-    )
-
-
-def _view(part: bytes) -> tuple[int, bytes, bytes]:
-    names, _, numbers = part[_PLACE.size :].partition(b"\0")
-    return int.from_bytes(part[: _PLACE.size], "big"), names, numbers
+    told_at, freed, moved, claims, views = _REPLY.unpack_from(answer)
+    at = _REPLY.size + freed
+    reply = Reply(answer[_REPLY.size : at], (), [], [])
+    if moved:
+        pairs = [part.partition("=") for part in answer[at : at + moved].decode().split(";")]
+        reply.moved = [(int(index) - 1, target) for index, _, target in pairs]
+        at += moved
+    for _ in range(claims):
+        what, which, after, expires_after, part, size = _ANSWER.unpack_from(answer, at)
+        begin, at = at + _ANSWER.size, at + _ANSWER.size + size
+        reply.answers.append(
+            Answered(
+                what,
+                which - 1,
+                after / 1e6 if after < FOREVER else inf,
+                expires_after / 1e6 if expires_after < FOREVER else inf,
+                part,
+                answer[begin:at],
+                told_at,
+            )
+        )
+    for _ in range(views):
+        place, names, numbers = _VIEW.unpack_from(answer, at)
+        begin = at + _VIEW.size
+        at = begin + names + numbers
+        reply.views.append((place, answer[begin : begin + names], answer[begin + names : at]))
+    return reply

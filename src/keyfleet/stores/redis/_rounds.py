@@ -17,12 +17,12 @@ that is busy with something else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from os import getpid
 from typing import Final
 
 from ..._clock import Clock
 from ...errors import StoreError
 from ._books import Books
+from ._process import pid
 from ._request import Answered, Ask, Round
 from ._server import Lost
 
@@ -75,14 +75,14 @@ class Rounds:
         self._waits = waits
         #: Who waits, for each group of which a step is under way.
         self._waiting: dict[str, list[Rider]] = {}
-        self._pid = getpid()
+        self._pid = pid()
 
     def join(self, ask: Ask) -> Rider:
         """Take a claim in: it leads, or waits to be woken."""
         rider = Rider(ask)
         with self._lock:
-            if self._pid != getpid():  # forked: the parent's steps come back to the parent
-                self._pid = getpid()
+            if self._pid != pid():  # forked: the parent's steps come back to the parent
+                self._pid = pid()
                 self._waiting.clear()
             waiting = self._waiting.get(ask.group)
             if waiting is None:
@@ -98,12 +98,12 @@ class Rounds:
         with self._lock:
             waiting = self._waiting[group]
             riders, self._waiting[group] = [rider, *waiting[: AT_MOST - 1]], waiting[AT_MOST - 1 :]
-            sent_at = self._clock.now()
-            for one in riders:
-                one.ask.sent_at = sent_at
             asks = [one.ask for one in riders if one.ask.accounts]
             batch = self._books.buffer.begin(group)
-            return self._books.round(group, asks, waits=self._waits(), batch=batch), riders
+            sent = self._books.round(group, asks, waits=self._waits(), batch=batch)
+            for one in riders:
+                one.ask.sent_at = sent.sent_at
+            return sent, riders
 
     def arrived(self, sent: Round, riders: list[Rider], answer: bytes) -> None:
         """Hand out what a step answered, and let the next one leave."""
@@ -114,7 +114,7 @@ class Rounds:
                 rider.answered = next(left) if rider.ask.accounts else NOTHING
             next_one = self._next(sent.group)
         self._wake(riders[1:], next_one)
-        if freed:
+        if freed and riders[0].ask.tells:
             self._books.tell(freed)
 
     def failed(self, sent: Round, riders: list[Rider], error: BaseException) -> None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from os import getpid
 from typing import Final
 
 from ..._clock import Clock
@@ -36,6 +35,7 @@ from ..._limits import Costs
 from ...errors import ConfigError
 from . import _wire as wire
 from ._books import Books
+from ._process import pid
 from ._request import Answered, Wants
 from ._view import Portion
 
@@ -150,7 +150,7 @@ class Shares:
         books.lends_for = wire.microseconds(lasts_for + GRACE)
         books.fraction = self._fraction
         self._clock = clock
-        self._pid = getpid()
+        self._pid = pid()
         self._of: dict[Account, Share] = {}
         #: What is to be wanted next of accounts whose share is over.
         self._paces: dict[Account, list[float]] = {}
@@ -166,7 +166,7 @@ class Shares:
 
         The ranking stands: an account is passed over only if it has nothing, as far as is known.
         """
-        if self._pid != getpid():
+        if self._pid != pid():
             self._forked()
         costs = claim.costs
         for account in claim.accounts:
@@ -338,6 +338,6 @@ class Shares:
 
     def _forked(self) -> None:
         """Leave to the parent what it was lent."""
-        self._pid = getpid()
+        self._pid = pid()
         self._of.clear()
         self._asking.clear()

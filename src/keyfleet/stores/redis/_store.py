@@ -25,7 +25,7 @@ from ._companion import Companion
 from ._health import Health
 from ._request import Answered, Ask, Round
 from ._rounds import Rounds
-from ._server import MERGE, Reply, Server, Unready
+from ._server import MERGE, Cut, Server, Unready
 from ._shares import shares_of
 
 #: Seconds to wait for a connection or an answer; a step takes well under a millisecond.
@@ -271,7 +271,8 @@ class RedisStore:
         if rider.leads:
             sent, riders = rounds.leave(rider)
             try:
-                rounds.arrived(sent, riders, self._server.step(sent.keys, [sent.text]))
+                answer = self._server.turn(sent.keys, sent.text, sent.sent_at)
+                rounds.arrived(sent, riders, answer)
             except BaseException as error:  # also an interrupt: those that went along go on
                 rounds.failed(sent, riders, error)
                 raise
@@ -317,7 +318,8 @@ class RedisStore:
         if rider.leads:
             sent, riders = rounds.leave(rider)
             try:
-                rounds.arrived(sent, riders, await self._server.astep(sent.keys, [sent.text]))
+                answer = await self._server.aturn(sent.keys, sent.text, sent.sent_at)
+                rounds.arrived(sent, riders, answer)
             except BaseException as error:  # also cancellation: those that went along go on
                 rounds.failed(sent, riders, error)
                 raise
@@ -361,14 +363,11 @@ class RedisStore:
     async def aflush(self) -> None:
         """Do as `flush`, without blocking the event loop."""
         self._give_back()
-        while (sent := self._next_batch()) is not None:
+        while (group := self._next_group()) is not None:
             try:
-                answer = await self._server.astep(sent.keys, [sent.text])
-            except BaseException:  # also cancellation: the batch is sent again
-                with self._lock:
-                    self._books.buffer.failed(sent.batch)
-                raise
-            self._brought(sent, answer)
+                await self._acarry(Ask(group))
+            except Cut:
+                await self._acarry(Ask(group))
 
     def _give_back(self, *, ended: bool = False) -> None:
         if self._shares is not None:
@@ -383,28 +382,26 @@ class RedisStore:
             ends_at = self._shares.next_end()
         return max(0.0, ends_at - self._clock.now()) if ends_at < inf else None
 
-    def _next_batch(self) -> Round | None:
+    def _next_group(self) -> str | None:
+        """Return whose settlements are to be brought now."""
         with self._lock:
-            return self._books.next_batch()
-
-    def _brought(self, sent: Round, answer: Reply, tells: bool = True) -> None:
-        with self._lock:
-            _, freed = self._books.arrived(sent, answer, self._clock.now())
-        if tells:
-            self._books.tell(freed)
+            return self._books.buffer.first()
 
     def _bring(self, tells: bool) -> bool:
-        sent = self._next_batch()
-        if sent is None:
+        group = self._next_group()
+        if group is None:
             return False
         try:
-            answer = self._server.step(sent.keys, [sent.text])
-        except BaseException:  # also an interrupt: the batch is sent again
-            with self._lock:
-                self._books.buffer.failed(sent.batch)
-            raise
-        self._brought(sent, answer, tells)
+            self._carry(Ask(group, tells=tells))
+        except Cut:  # a batch may be sent again: it has its number
+            self._carry(Ask(group, tells=tells))
         return True
+
+    def _said(self, sent: Round) -> None:
+        """Bring over a step that no claim goes with, apart from the others."""
+        answer = self._server.step(sent.keys, [sent.text])
+        with self._lock:
+            self._books.arrived(sent, answer, self._clock.now())
 
     def _flushed(self) -> bool:
         try:
@@ -423,8 +420,7 @@ class RedisStore:
     def _rejoined(self) -> bool:
         """Ask whether the server is back, and tell it what this process spent on its own."""
         try:
-            sent = self._claims.knock()
-            self._brought(sent, self._server.step(sent.keys, [sent.text]))
+            self._said(self._claims.knock())
         except StoreError:
             self._claims.is_away()
             raise
@@ -449,7 +445,7 @@ class RedisStore:
             self._claims.waits_no_more(prefix)
             with self._lock:
                 sent = self._books.round("", leaves=prefix)
-            self._brought(sent, self._server.step(sent.keys, [sent.text]))
+            self._said(sent)
 
     # Closing
 
