@@ -5,15 +5,10 @@ from __future__ import annotations
 import pytest
 
 from keyfleet import Limits
+from keyfleet._core.account import Account
 from keyfleet._core.assumed import CUT, FEWEST, GROWTH
-from keyfleet._core.ledger import (
-    UNKNOWN_REFUSAL,
-    Account,
-    Claim,
-    Ledger,
-    Reservation,
-    Settlement,
-)
+from keyfleet._core.claims import Claim, Reservation, Settlement
+from keyfleet._core.ledger import UNKNOWN_REFUSAL, Ledger
 from keyfleet._limits import MINUTE, Costs, Metric
 from keyfleet._outcome import OK, Kind, Outcome, Reading
 

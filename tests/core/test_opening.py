@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfleet import Limit
+from keyfleet._core.account import Account
 from keyfleet._core.bucket import Bucket
 from keyfleet._core.health import Subject
-from keyfleet._core.ledger import Account
 from keyfleet._core.opening import (
     FIRST,
     GROWTH,

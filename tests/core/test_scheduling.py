@@ -58,7 +58,7 @@ class World:
             retry=RetryPolicy(),
         )
         for key in self.pool.keys:
-            self.pool._scheduler.key_subject(key).proven = not on_trial
+            self.pool._fleet.key_subject(key).proven = not on_trial
         self.simulation = Simulation(self.pool, self.clock)
         self.granted: list[tuple[str, float, str]] = []
         self.refused: list[tuple[str, float, CannotServe]] = []
@@ -93,7 +93,7 @@ class World:
     def empty(self, model: str = "m") -> None:
         """Take all there is now, to the last fraction."""
         self.pool.eta(Demand(model=model))
-        for account in self.pool._scheduler.route(model).ready:
+        for account in self.pool._fleet.route(model).ready:
             for bucket in account.buckets:
                 bucket.refill(self.clock.now())
                 bucket.level = 0.0
@@ -699,7 +699,7 @@ class TestTrial:
             Organization(name="a", keys=(secret("a1"), secret("a2")), limits=Limits(rpm=6000)),
             on_trial=True,
         )
-        world.pool._scheduler.key_subject(world.pool.keys[0]).proven = True
+        world.pool._fleet.key_subject(world.pool.keys[0]).proven = True
         used = [world.pool.lease(ONE).key_id for _ in range(100)]
         assert used.count("a#2") == 5
 
@@ -787,7 +787,7 @@ class TestFailover:
         world = World(a=Limits(rpm=600), b=Limits(rpm=600))
         calls = Calls(world, {"a": [answer(Kind.SERVER_ERROR), OK], "b": [OK]})
         world.pool.eta(ONE)
-        (b,) = (one for one in world.pool._scheduler.route("m").ready if one.owner == "b")
+        (b,) = (one for one in world.pool._fleet.route("m").ready if one.owner == "b")
         b.buckets[0].give_back(-6_000)  # nothing left for ten minutes
         calls.call()
         world.run(5.0)
@@ -800,7 +800,7 @@ class TestFailover:
         world = World(a=Limits(rpm=600), b=Limits(rpm=600))
         calls = Calls(world, {"a": [answer(Kind.TIMEOUT, charged=True), OK], "b": [OK]})
         world.pool.eta(ONE)
-        a, b = sorted(world.pool._scheduler.route("m").ready, key=lambda one: one.owner)
+        a, b = sorted(world.pool._fleet.route("m").ready, key=lambda one: one.owner)
         b.buckets[0].give_back(-6_000)
         a.buckets[0].level = 1.0
         calls.call()
@@ -839,7 +839,7 @@ def test_a_call_that_is_charged_more_than_most_is_not_refused_again_and_again() 
     calls.call(demand=tokens(1_000))
     world.run()
     assert [len(calls.sent), len(calls.done)] == [2, 1]
-    (account,) = world.pool._scheduler.accounts()
+    (account,) = world.pool._fleet.accounts()
     assert account.buckets[0].taken == pytest.approx(60_000 + 1_000 + 3_000, abs=1_000)
 
 
@@ -870,7 +870,7 @@ class TestOpening:
         for _ in range(200):
             calls.call()
         world.run(11.0)
-        (account,) = world.pool._scheduler.accounts()
+        (account,) = world.pool._fleet.accounts()
         assert account.buckets[0].burst == 10
         seconds = Counter(int(at) for at, _ in calls.sent[13:])
         assert max(seconds.values()) <= 20

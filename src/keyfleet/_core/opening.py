@@ -43,12 +43,12 @@ from typing import TYPE_CHECKING, Final
 
 from .._limits import MINUTE, Costs, Metric
 from .._outcome import Kind, Outcome
-from .bucket import MARGIN
+from .account import Account
+from .bucket import MARGIN, WINDOW
 from .health import Subject
-from .ledger import WINDOW, Account
 
 if TYPE_CHECKING:
-    from .scheduler import Grant
+    from .effects import Grant
 
 #: The share of a window that is used without a test: the rest is the scatter of arrivals.
 FIRST: Final = 1.0 - MARGIN

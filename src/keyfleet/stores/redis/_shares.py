@@ -30,8 +30,9 @@ from os import getpid
 from typing import Final
 
 from ..._clock import Clock
+from ..._core.account import Account
 from ..._core.bucket import Bucket, Mark
-from ..._core.ledger import Account, Claim, Reservation, Settlement, State
+from ..._core.claims import Claim, Reservation, Settlement, State
 from ..._limits import Costs
 from ...errors import ConfigError
 from . import _wire as wire
