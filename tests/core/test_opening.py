@@ -180,6 +180,24 @@ def test_a_test_that_was_not_refused_in_time_is_passed() -> None:
     assert not world.openings.resume(world.family, until, until), "that pause has ended"
 
 
+def test_while_answers_come_a_pause_goes_on() -> None:
+    """Refusals may be among those that a busy client is still to read."""
+    world = World(6000)
+    assert world.told(world.burst(0.0)[-1], OK)
+    assert world.told(world.burst(0.1)[-1], OK, 0.1)
+    assert world.opening.pauses_on(0.1) is None, "no test is under way"
+    world.account.in_flight = 400
+    instants = world.burst(0.2)
+    refilled_at = world.opening.refilled_at
+    assert refilled_at > 2.0
+    assert world.opening.pauses_on(0.2 + REFUSED_WITHIN) is None, "none has come"
+    assert not world.told(instants[-1], OK, 1.0)
+    assert world.opening.pauses_on(1.2) == 1.0 + REFUSED_WITHIN
+    assert world.opening.pauses_on(2.0) is None
+    assert not world.told(instants[-1], OK, refilled_at)
+    assert world.opening.pauses_on(refilled_at - 0.1) == refilled_at, "as much as may go anyway"
+
+
 def test_a_test_s_answer_counts_once_most_of_its_window_is_answered() -> None:
     """A client with hundreds of calls to send must not be taken for a provider that lets all in."""
     world = World(6000)
@@ -187,7 +205,9 @@ def test_a_test_s_answer_counts_once_most_of_its_window_is_answered() -> None:
     instants = world.burst(0.0)
     world.account.in_flight = 99
     assert not world.told(instants[-1], OK)
-    world.account.in_flight = 12
+    world.account.in_flight = 4
+    assert not world.told(instants[-1], OK)
+    world.account.in_flight = 3
     assert world.told(instants[0], OK)
     assert world.opening.window > 1.0
 
