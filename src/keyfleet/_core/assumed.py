@@ -70,7 +70,7 @@ class Assumed:
         self.bucket = Bucket(
             scope=scope, name="rpm", metric=Metric.REQUESTS, period=MINUTE, limit=limit, now=now
         )
-        self.bucket.level = 0.0
+        self.bucket.level = float(-in_flight)  # let through or refused, each takes one
         self.refused_rate = limit
         self.cut_at = self.grown_at = now
         return self.bucket

@@ -28,7 +28,7 @@ is tested first, and the others follow once it was let through. Where it was ref
 the window, and one of them tests again `RETESTED_AFTER` seconds later.
 
 Where no limit is known a request counts as a second's worth, the first window holds `UNKNOWN` of
-them, and windows grow by a twentieth: so few are refused when the limit is met. From there on see
+them, and windows grow by a few: so few are refused when the limit is met. From there on see
 `assumed`.
 
 Where a minute's worth is less than `FEW` requests, there is nothing to flood anybody with, and a
@@ -72,8 +72,10 @@ SIZES: Final = 4.0
 FEW: Final = 12.0
 #: A window that was no limit grows by so much.
 GROWTH: Final = 2.0
-#: And of an owner whose limits nobody tells: what it refuses at last is what the window grew by.
-PROBING_GROWTH: Final = 1.05
+#: And of an owner whose limits nobody tells, by so much, and by so many requests at least: what it
+#: refuses at last is what the window grew by.
+PROBING_GROWTH: Final = 1.03
+PROBING_STEP: Final = 3.0
 #: Requests at once that such an owner lets through who is then taken for one without limits.
 PROBED: Final = 600.0
 #: A test's answer counts once no more than this share of the calls of its window is in flight, and
@@ -224,7 +226,8 @@ class Opening:
         if self.account.buckets:
             self.window = max(self.window, self.spent) * GROWTH
         else:
-            self.window = max(self.window, self.spent / TEST) * PROBING_GROWTH
+            window = max(self.window, self.spent / TEST)
+            self.window = max(window * PROBING_GROWTH, window + PROBING_STEP)
         self.end_test()
 
     def end_test(self) -> None:
