@@ -5,7 +5,7 @@ such an owner nothing is known until it refuses. What it had let through by then
 bucket held, full at first, and what had refilled: so the first refusal gives a rate. From there on
 it is sought as TCP seeks a path's capacity: every refusal of a call that was granted since the last
 one takes a part of the rate (`CUT`), and every second of use adds a little (`GROWTH`). So the rate
-stays within a tenth of the true one, at a refusal or so in twenty-five seconds, and follows it when it
+stays within a tenth of the true one, at a refusal or so in 25 seconds, and follows it when it
 changes. An owner that is not used up proves nothing, and gains nothing.
 
 An owner that refuses after fewer than `FEWEST` answers in a minute told nothing of a rate: it may

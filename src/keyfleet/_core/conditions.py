@@ -216,11 +216,11 @@ class Conditions:
                 self._end_rest(subject, now)
         while self._trials and self._trials[0][0] <= now:
             at, _, subject = heappop(self._trials)
-            until = now + REFUSED_WITHIN if waiting and now - at > LATE else None
-            if until is None and subject.opening is not None:
-                until = subject.opening.pauses_on(now)
-            if until is not None:  # what was refused may not be read yet
-                self._rearm(subject, at, until)
+            again_at = now + REFUSED_WITHIN if waiting and now - at > LATE else None
+            if again_at is None and subject.opening is not None:
+                again_at = subject.opening.pauses_on(now)
+            if again_at is not None:  # what was refused may not be read yet
+                self._rearm(subject, at, again_at)
                 continue
             if not self._openings.resume(subject, at, now):
                 subject.allowed *= TRIAL_GROWTH
