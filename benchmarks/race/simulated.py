@@ -18,7 +18,8 @@ from benchmarks.race.result import Result
 from benchmarks.race.scenarios import AT_A_TIME, MODEL, SCENARIOS, Job, Scenario
 
 from keyfleet import Demand, KeyPool, Limits, Organization, RetryPolicy, Usage
-from keyfleet._core.flow import Reply, Send
+from keyfleet._core.effects import Send
+from keyfleet._core.flow import Reply
 from keyfleet._lease import Lease
 from keyfleet._outcome import OK, Kind, Outcome
 from keyfleet.errors import CannotServe

@@ -13,9 +13,8 @@ from threading import TIMEOUT_MAX, Event
 from typing import Final, Protocol, TypeVar
 
 from ._clock import Clock
-from ._core.flow import Effect, Release, Send, Settle
-from ._core.ledger import Answer, Reservation, Settlement
-from ._core.scheduler import Grant, Reserve, Wait
+from ._core.claims import Answer, Reservation, Settlement
+from ._core.effects import Effect, Grant, Release, Reserve, Send, Settle, Wait
 from ._limits import Costs
 from ._protocols import Store
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._core.flow import ABANDONED, Settle, counted
-from ._core.ledger import State
+from ._core.claims import State
+from ._core.effects import Settle
+from ._core.flow import ABANDONED, counted
 from ._keys import Secret
 from ._outcome import NOTHING, OK, Observation, Outcome
 from ._usage import Usage
 
 if TYPE_CHECKING:
-    from ._core.scheduler import Grant
+    from ._core.effects import Grant
     from .pool import KeyPool
 
 _NOTHING_USED = Usage(requests=0)

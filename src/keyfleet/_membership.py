@@ -42,7 +42,7 @@ class Membership:
     def keys(self) -> tuple[ApiKey, ...]:
         """The pool's keys, under their owners as far as is known by now."""
         with self._lock:
-            return self._scheduler.keys
+            return self._scheduler.fleet.keys
 
     @property
     def waiting(self) -> int:
@@ -54,7 +54,7 @@ class Membership:
         now = self._clock.now()
         with self._lock:
             for one in news:
-                self._scheduler.told(one, now)
+                self._scheduler.conditions.told(one, now)
         self._wake()
 
     def merged(self, organization: str, into: str) -> None:

@@ -12,8 +12,9 @@ from ._limits import Costs, Limits
 from ._usage import Demand, Usage
 
 if TYPE_CHECKING:
+    from ._core.account import Account
+    from ._core.claims import Answer, Claim, Settlement
     from ._core.health import News
-    from ._core.ledger import Account, Answer, Claim, Settlement
     from ._keys import ApiKey
     from ._outcome import Observation, Outcome
 

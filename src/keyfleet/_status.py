@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ._core.bucket import Level
+from ._core.prospects import why
 from ._core.scheduler import Scheduler
 from ._outcome import Kind, Outcome
 from ._usage import Usage
@@ -141,14 +142,14 @@ def _scopes(scheduler: Scheduler, now: float) -> list[ScopeStatus]:
             in_flight=account.in_flight,
             granted=account.granted,
         )
-        for account in scheduler.accounts()
+        for account in scheduler.fleet.accounts()
     ]
 
 
 def _keys(scheduler: Scheduler, counts: Mapping[str, Counts]) -> list[KeyStatus]:
     found = []
-    for key in scheduler.keys:
-        subject = scheduler.key_subject(key)
+    for key in scheduler.fleet.keys:
+        subject = scheduler.fleet.key_subject(key)
         done = counts[key.key_id]
         found.append(
             KeyStatus(
@@ -176,7 +177,7 @@ def _sick(scheduler: Scheduler, now: float) -> list[SickStatus]:
             reason=subject.reason,
             retry_after=subject.until - now if subject.until < float("inf") else None,
         )
-        for subject in scheduler.ailing()
+        for subject in scheduler.conditions.ailing()
     ]
 
 
@@ -186,7 +187,7 @@ def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
             model=lane.route.model,
             waiting=lane.waiting,
             longest_for=now - min(ticket.entered_at for ticket in lane),
-            why=scheduler.why(head, now),
+            why=why(head, now),
         )
         for lane in scheduler.waiting_lanes()
         if (head := lane.head) is not None

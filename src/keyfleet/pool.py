@@ -19,45 +19,28 @@ from random import Random
 from threading import Lock
 from typing import Final, TypeVar, cast
 
+from ._audience import Audience
 from ._clock import Clock, SystemClock
-from ._core.flow import (
-    Effect,
-    Order,
-    Reply,
-    Settle,
-    abandoned,
-    acquire,
-    call,
-    settled_by,
-)
-from ._core.health import State
+from ._core.account import Account
+from ._core.claims import Settlement
+from ._core.effects import Effect, Grant, Reserve, Settle, Wait
+from ._core.fleet import Fleet
+from ._core.flow import Order, Reply, abandoned, acquire, call, settled_by
 from ._core.identity import Regrouping
-from ._core.ledger import Account, Settlement
 from ._core.queue import PATIENCE
 from ._core.retry import Budget, RetryPolicy
-from ._core.scheduler import Grant, Reserve, Scheduler, Wait
+from ._core.scheduler import Scheduler
 from ._drivers import arun, run, to_the_end
 from ._keys import ApiKey
 from ._lease import Lease, LeaseContext
-from ._limits import Costs
 from ._membership import Membership
-from ._outcome import NOTHING, OK, Kind, Outcome
+from ._outcome import NOTHING, OK
 from ._owners import Organization, Owners
 from ._protocols import FleetStore, Provider, SharedStore, Store, Strategy
 from ._status import Counts, Status, status_of
 from ._usage import Demand, Usage
-from .errors import CannotServe, WaitTimeout
-from .events import Event as PoolEvent
-from .events import (
-    KeyDown,
-    KeyUp,
-    Leased,
-    Listener,
-    OwnersMerged,
-    Settled,
-    Throttled,
-    Waited,
-)
+from .errors import CannotServe
+from .events import Listener
 from .providers import provider as provider_named
 from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named
@@ -71,8 +54,6 @@ WAIT_TIMEOUT: Final = 600.0
 MAX_WAITING: Final = 10_000
 #: Accounts of a ranking that a remote store is sent.
 RANKED: Final = 16
-
-_UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
 
 class KeyPool:
@@ -115,23 +96,26 @@ class KeyPool:
         self._local = self._store.is_local
         self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
         self._wait_timeout = wait_timeout
-        self._listeners = tuple(listeners)
-        self._lock = Lock()  # guards the scheduler, the budget and the counts
+        self._audience = Audience(listeners)
+        self._lock = Lock()  # guards the scheduler and its fleet, the budget and the counts
         self._budget = Budget()
         self._counts: dict[str, Counts] = {key.key_id: Counts() for key in owners.keys}
         self._merged: list[tuple[str, str]] = []
-        #: Headers that were malformed, and listeners that raised.
+        #: Headers that were malformed.
         self.ignored_headers = 0
-        self.failed_listeners = 0
-        self._scheduler = Scheduler(
+        self._fleet = Fleet(
             owners.keys,
             account_of=lambda key, family: self._store.account(key, family, self._clock.now()),
             family_of=self._family_of,
+        )
+        self._scheduler = Scheduler(
+            self._fleet,
             strategy=strategy_named(strategy, random) if isinstance(strategy, str) else strategy,
             max_waiting=max_waiting,
             shared=not self._local,
             asks=isinstance(self._store, FleetStore),
         )
+        self._conditions = self._scheduler.conditions
         if isinstance(self._store, SharedStore):
             self._store.bind(owners.limits_for, self._freed_elsewhere)
         if isinstance(self._store, FleetStore):
@@ -141,7 +125,7 @@ class KeyPool:
                     lock=self._lock,
                     clock=self._clock,
                     wake=self._tell,
-                    emit=self._emit,
+                    emit=self._audience.tell,
                 )
             )
 
@@ -168,7 +152,7 @@ class KeyPool:
         return cls(**load_default())
 
     def __repr__(self) -> str:
-        keys = self._scheduler.keys
+        keys = self._fleet.keys
         owners = {key.organization for key in keys}
         return f"<KeyPool of {len(keys)} keys of {len(owners)} organizations>"
 
@@ -177,7 +161,7 @@ class KeyPool:
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """The fleet's keys, under their owners as far as is known by now."""
-        return self._scheduler.keys
+        return self._fleet.keys
 
     @property
     def clock(self) -> Clock:
@@ -193,6 +177,11 @@ class KeyPool:
     def retry(self) -> RetryPolicy:
         """When an attempt is repeated, and after how long."""
         return self._retry
+
+    @property
+    def failed_listeners(self) -> int:
+        """How often a listener raised."""
+        return self._audience.failed
 
     def provider(self, key: ApiKey) -> Provider:
         """Return the rules of a key's provider."""
@@ -293,15 +282,8 @@ class KeyPool:
         """Return what the caller holds of a grant, counted and told to listeners."""
         with self._lock:
             self._counts[grant.key.key_id].granted += 1
-        if self._listeners:
-            self._emit(
-                Leased(
-                    key_id=grant.key.key_id,
-                    owner=grant.seat.account.owner,
-                    model=grant.demand.model,
-                    waited_for=grant.waited_for,
-                )
-            )
+        if self._audience.listeners:
+            self._audience.leased(grant)
         return Lease(self, grant)
 
     # Whole calls
@@ -410,7 +392,6 @@ class KeyPool:
         error: BaseException | None,
     ) -> Effect:
         """Advance a flow to the next effect that takes time. Raises what the flow raises."""
-        scheduler = self._scheduler
         try:
             with self._lock:
                 if error is not None:
@@ -426,11 +407,11 @@ class KeyPool:
                 elif type(effect) is Reserve:
                     effect.claim.accounts = list(islice(effect.claim.accounts, RANKED))
         except CannotServe as refusal:
-            if self._listeners:
-                self._gave_up(refusal)
+            if self._audience.listeners:
+                self._audience.gave_up(refusal)
             raise
         finally:
-            if scheduler.woken or scheduler.changed:
+            if self._scheduler.woken or self._conditions.changed:
                 self._tell()
         return effect
 
@@ -438,21 +419,17 @@ class KeyPool:
         """Wake whom the scheduler wants awake, and tell listeners what changed, without a lock."""
         with self._lock:
             woken, self._scheduler.woken = self._scheduler.woken, []
-            changed, self._scheduler.changed = self._scheduler.changed, []
-            if self._scheduler.news and isinstance(self._store, FleetStore):
-                news, self._scheduler.news = self._scheduler.news, []
+            changed, self._conditions.changed = self._conditions.changed, []
+            if self._conditions.news and isinstance(self._store, FleetStore):
+                news, self._conditions.news = self._conditions.news, []
                 self._store.tell(news)  # here, so that it is told in the order of what happened
         for ticket in woken:
             ticket.woken = True
             wake = ticket.wake
             if wake is not None:
                 wake()
-        if self._listeners:
-            for name, state, reason in changed:
-                if state is State.CLOSED:
-                    self._emit(KeyUp(subject=name))
-                else:
-                    self._emit(KeyDown(subject=name, state=state.value, reason=reason))
+        if self._audience.listeners:
+            self._audience.moved(changed)
 
     # Settling
 
@@ -467,7 +444,7 @@ class KeyPool:
     def finish(self, settle: Settle, usage: Usage | None = None) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""
         now = self._clock.now()
-        settlement = _settlement(settle)
+        settlement = settle.settlement()
         freed = False if self._local else self._store.settle(settlement, now)
         with self._lock:
             if self._local:
@@ -485,7 +462,7 @@ class KeyPool:
             self.finish(settle, usage)
             return
         now = self._clock.now()
-        freed, cancelled = await to_the_end(self._store.asettle(_settlement(settle), now))
+        freed, cancelled = await to_the_end(self._store.asettle(settle.settlement(), now))
         with self._lock:
             regrouping = self._take_in(settle, usage, freed, now)
         if regrouping is not None:
@@ -501,22 +478,22 @@ class KeyPool:
     ) -> Regrouping | None:
         """Let counts, health, identities and those that wait learn of it; under the lock."""
         regrouping = None
-        grant, outcome, scheduler = settle.grant, settle.outcome, self._scheduler
+        grant, outcome = settle.grant, settle.outcome
         if settle.used is not None:
             self._counts[grant.key.key_id].ended(outcome, usage)
             if outcome is not None and outcome.ok:
                 grant.lane.settled(grant.reservation.costs, settle.used)
         if outcome is not None and (
-            outcome is not OK or scheduler.troubled or not grant.key_subject.proven
+            outcome is not OK or self._conditions.troubled or not grant.key_subject.proven
         ):
-            scheduler.report(grant, outcome, now)
+            self._conditions.report(grant, outcome, now)
         observation = settle.observation
         if observation is not NOTHING:
             self.ignored_headers += observation.ignored
             if observation.organization_id is not None:
-                regrouping = scheduler.identify(grant, observation)
-        if freed and scheduler.waiting:
-            scheduler.freed(grant.reservation.account, now)
+                regrouping = self._fleet.identify(grant.key, observation)
+        if freed and self._scheduler.waiting:
+            self._scheduler.freed(grant.reservation.account, now)
         return regrouping
 
     def _freed_elsewhere(self, account: Account) -> bool:
@@ -528,14 +505,13 @@ class KeyPool:
 
     def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
         """Wake whom it concerns and tell listeners; without the lock."""
-        if self._scheduler.woken or self._scheduler.changed:
+        if self._scheduler.woken or self._conditions.changed:
             self._tell()
-        if self._listeners:
+        if self._audience.listeners:
             merged, self._merged = self._merged, []
-            for organization, into in merged:
-                self._emit(OwnersMerged(organization=organization, into=into))
+            self._audience.merged(merged)
             if settle.used is not None:
-                self._emit_end(settle.grant, settle.outcome, usage)
+                self._audience.ended(settle, usage, self._clock.now())
 
     def _merge(self, regrouping: Regrouping, now: float) -> None:
         """Merge owners in the store and on the routes; under the lock."""
@@ -552,7 +528,7 @@ class KeyPool:
 
     def _regroup(self, regrouping: Regrouping) -> None:
         self._scheduler.regroup(regrouping)
-        if self._listeners:
+        if self._audience.listeners:
             self._merged += regrouping.merges
 
     # Telling
@@ -581,46 +557,9 @@ class KeyPool:
         For a key that was unblocked, an organization that has credit again.
         """
         with self._lock:
-            count = self._scheduler.revive(name, self._clock.now())
+            count = self._conditions.revive(name, self._clock.now())
         self._tell()
         return count
-
-    def _gave_up(self, refusal: CannotServe) -> None:
-        waited_for = refusal.waited_for if isinstance(refusal, WaitTimeout) else 0.0
-        self._emit(
-            Waited(model=refusal.model, waited_for=waited_for, code=refusal.code, why=refusal.why)
-        )
-
-    def _emit_end(self, grant: Grant, outcome: Outcome | None, usage: Usage | None) -> None:
-        key_id, owner = grant.key.key_id, grant.seat.account.owner
-        model = grant.demand.model
-        if outcome is not None and outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
-            self._emit(
-                Throttled(
-                    key_id=key_id,
-                    owner=owner,
-                    model=model,
-                    code=outcome.code,
-                    retry_after=outcome.retry_after,
-                )
-            )
-        self._emit(
-            Settled(
-                key_id=key_id,
-                owner=owner,
-                model=model,
-                outcome=outcome.kind.value if outcome is not None else "released",
-                usage=usage,
-                held_for=self._clock.now() - grant.at,
-            )
-        )
-
-    def _emit(self, event: PoolEvent) -> None:
-        for listener in self._listeners:
-            try:
-                listener(event)
-            except Exception:  # a listener's fault is its own, not the call's
-                self.failed_listeners += 1
 
     # Closing
 
@@ -649,17 +588,3 @@ class KeyPool:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-
-def _settlement(settle: Settle) -> Settlement:
-    """Return what the store is to know. Levels of an attempt that wasn't charged say nothing."""
-    outcome, observation = settle.outcome, settle.observation
-    if outcome is OK and observation is NOTHING:
-        return Settlement(settle.grant.reservation, settle.used)
-    return Settlement(
-        settle.grant.reservation,
-        settle.used,
-        observation.readings if outcome is None or outcome.charged else (),
-        outcome if outcome is not None and not outcome.ok else None,
-        anchors=observation.anchors,
-    )

@@ -12,8 +12,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
 
-from ._core.flow import Effect, Reply, Send, Settle
-from ._core.scheduler import Grant, Wait
+from ._core.effects import Effect, Grant, Send, Settle, Wait
+from ._core.flow import Reply
 from ._lease import Lease
 from ._usage import Demand, Usage
 from .errors import CannotServe

@@ -6,9 +6,9 @@ import pytest
 from tests.core.test_booking import INF, BookingStore, World
 
 from keyfleet import WaitTimeout
+from keyfleet._core.claims import Answer, Away, Claim, Short
+from keyfleet._core.effects import Wait
 from keyfleet._core.health import Event
-from keyfleet._core.ledger import Answer, Away, Claim, Short
-from keyfleet._core.scheduler import Wait
 
 
 class AwayStore(BookingStore):
@@ -79,9 +79,11 @@ def test_a_call_that_gives_up_says_for_how_long_the_store_was_away() -> None:
 
 def test_an_owner_that_rests_for_long_does_not_end_the_wait() -> None:
     made, store = world(owners=2)
-    for seat in made.scheduler.route("m").seats.values():
+    for seat in made.scheduler.fleet.route("m").seats.values():
         if seat.account.organization == "o0":
-            made.scheduler._tell(seat.subjects[0], Event.PARK, made.now, retry_after=900.0)
+            made.scheduler.conditions._tell(
+                seat.subjects[0], Event.PARK, made.now, retry_after=900.0
+            )
     store.away = Away(made.now, "gone")
     call = made.enter(600, gives_up_at=made.now + 5.0)
     wait = made.step(call)

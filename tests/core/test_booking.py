@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from keyfleet import Demand, KeyPool, Limits, Organization, Usage
-from keyfleet._core.ledger import Answer, Claim, Reservation, Settlement, Short, State
+from keyfleet._core.claims import Answer, Claim, Reservation, Settlement, Short, State
+from keyfleet._core.effects import Reserve, Wait
 from keyfleet._core.queue import Ticket
-from keyfleet._core.scheduler import Reserve, Wait
 from keyfleet.stores import MemoryStore
 from keyfleet.testing.clock import FakeClock
 
@@ -59,7 +59,7 @@ class World:
         )
         self.scheduler = self.pool._scheduler
         for key in self.pool.keys:
-            self.scheduler.key_subject(key).proven = True
+            self.scheduler.fleet.key_subject(key).proven = True
 
     @property
     def now(self) -> float:
@@ -217,7 +217,7 @@ def test_what_is_freed_is_exchanged_for_the_booking() -> None:
 
 def test_freed_says_whether_anybody_waits_for_that_owner() -> None:
     world = World(tpm=6000).drained()
-    account = next(iter(world.scheduler.accounts()))
+    account = next(iter(world.scheduler.fleet.accounts()))
     assert not world.scheduler.freed(account, world.now)
     world.step(world.enter(600))
     assert world.scheduler.freed(account, world.now)
@@ -256,10 +256,10 @@ def test_a_booking_on_an_owner_that_fell_ill_is_dropped() -> None:
     world.step(head)
     assert head.booking is not None
     account = head.booking.account
-    subject = world.scheduler._subject(f"organization {account.organization}")
+    subject = world.scheduler.fleet.subject(f"organization {account.organization}")
     from keyfleet._core.health import Event
 
-    world.scheduler._tell(subject, Event.KILL, world.now)
+    world.scheduler.conditions._tell(subject, Event.KILL, world.now)
     world.step(head)
     assert world.store.given_back == 1
     assert head.booking is not None
@@ -334,8 +334,8 @@ def test_a_due_booking_on_an_owner_that_fell_ill_is_not_used() -> None:
     assert head.booking is not None
     from keyfleet._core.health import Event
 
-    subject = world.scheduler._subject(f"organization {head.booking.account.organization}")
-    world.scheduler._tell(subject, Event.PARK, world.now)
+    subject = world.scheduler.fleet.subject(f"organization {head.booking.account.organization}")
+    world.scheduler.conditions._tell(subject, Event.PARK, world.now)
     world.clock.advance(due)
     world.step(head)
     assert head.reservation is None

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfleet import Demand, Limits
+from keyfleet._core.account import Account
+from keyfleet._core.claims import Claim, Reservation
 from keyfleet._core.frontier import AT_A_TIME, Frontier, size_of
-from keyfleet._core.ledger import Account, Claim, Ledger, Reservation
+from keyfleet._core.ledger import Ledger
 
 NAMES = tuple(f"o{number}" for number in range(40))
 

@@ -10,18 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from keyfleet import Demand, Limit, Limits, Usage
+from keyfleet._core.account import Account
 from keyfleet._core.bucket import MARGIN, WARY_LEAD
-from keyfleet._core.ledger import (
-    Account,
-    Claim,
-    Guard,
-    Ledger,
-    Oversize,
-    Reservation,
-    Settlement,
-    Short,
-    State,
-)
+from keyfleet._core.claims import Claim, Guard, Oversize, Reservation, Settlement, Short, State
+from keyfleet._core.ledger import Ledger
 from keyfleet._limits import DAY, MINUTE, Costs, Metric
 from keyfleet._outcome import Kind, Outcome, Reading
 

@@ -8,11 +8,14 @@ import pytest
 
 from keyfleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
 from keyfleet._core import routes
-from keyfleet._core.flow import Order, Release, acquire
+from keyfleet._core.claims import Claim, Reservation
+from keyfleet._core.effects import Release, Reserve, Wait
+from keyfleet._core.flow import Order, acquire
 from keyfleet._core.health import Event, News, State
-from keyfleet._core.ledger import Claim, Reservation
+from keyfleet._core.prospects import why
 from keyfleet._core.queue import Ticket
-from keyfleet._core.scheduler import Reserve, Scheduler, Wait
+from keyfleet._core.scheduler import Scheduler
+from keyfleet._core.suits import suited
 from keyfleet._drivers import run
 from keyfleet._limits import MINUTE, Metric
 from keyfleet._outcome import Kind, Observation, Outcome, Reading
@@ -37,7 +40,7 @@ class Fleet:
         self.pool = KeyPool([*organizations, *made], clock=self.clock, strategy="round-robin")
         self.scheduler: Scheduler = self.pool._scheduler
         for one in self.pool.keys:
-            self.scheduler.key_subject(one).proven = True
+            self.scheduler.fleet.key_subject(one).proven = True
         store = self.pool._store
         assert isinstance(store, MemoryStore)
         self.store = store
@@ -141,7 +144,7 @@ def test_whoever_comes_serves_a_lane_whose_head_is_late() -> None:
 
 def test_a_passer_that_left_meanwhile_is_not_tried() -> None:
     fleet = Fleet(a=Limits(tpm=60_000), b=Limits(tpm=600))
-    for account in fleet.scheduler.route("m").ready:
+    for account in fleet.scheduler.fleet.route("m").ready:
         account.buckets[0].level = 0.0
     large = fleet.waiting(Demand(model="m", input_tokens=30_000))
     small = fleet.waiting(Demand(model="m", input_tokens=100))
@@ -162,7 +165,7 @@ def test_a_grant_survives_the_merge_of_its_owner() -> None:
     waiting = fleet.enter()
     effect = fleet.step(waiting)
     assert isinstance(effect, Reserve)
-    accounts = {account.owner: account for account in fleet.scheduler.accounts()}
+    accounts = {account.owner: account for account in fleet.scheduler.fleet.accounts()}
     for lease in (fleet.pool.lease(ONE), fleet.pool.lease(ONE), fleet.pool.lease(ONE)):
         lease.observe(Observation(organization_id="org-1"))
         lease.settle()
@@ -204,7 +207,7 @@ def test_a_project_told_without_an_organization_merges_nothing() -> None:
     fleet = Fleet(a=Limits(rpm=600), b=Limits(rpm=600))
     for _ in range(2):
         lease = fleet.pool.lease(ONE)
-        lease._pool._scheduler.identify(lease._grant, Observation(project_id="proj-1"))
+        lease._pool._fleet.identify(lease._grant.key, Observation(project_id="proj-1"))
         lease.settle()
     assert {key.organization for key in fleet.pool.keys} == {"a", "b"}
 
@@ -229,7 +232,7 @@ def test_a_probe_that_is_given_up_lets_another_probe() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     half_open(fleet)
     probe = fleet.granted()
-    (sick,) = fleet.scheduler.ailing()
+    (sick,) = fleet.scheduler.conditions.ailing()
     assert sick.state is State.PROBING
     orphan = fleet.scheduler.leave(probe, 2.0)
     assert orphan is not None
@@ -241,7 +244,7 @@ def test_a_probe_that_was_abandoned_says_nothing() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     half_open(fleet)
     fleet.pool.lease(ONE).abandon()
-    (sick,) = fleet.scheduler.ailing()
+    (sick,) = fleet.scheduler.conditions.ailing()
     assert sick.state is State.HALF_OPEN
 
 
@@ -253,7 +256,7 @@ def test_a_late_answer_of_before_says_nothing() -> None:
     half_open(fleet)
     late.fail(Outcome(kind=Kind.OVERLOADED, scope="provider", retry_after=500.0))
     before.settle()
-    (sick,) = fleet.scheduler.ailing()
+    (sick,) = fleet.scheduler.conditions.ailing()
     assert sick.state is State.OPEN
     assert sick.until < 10
 
@@ -267,7 +270,7 @@ def test_a_timer_of_a_state_that_passed_moves_nothing() -> None:
     fleet.pool.revive()
     fleet.clock.advance(100.0)
     assert fleet.pool.eta(ONE) == 0.0
-    assert not list(fleet.scheduler.ailing())
+    assert not list(fleet.scheduler.conditions.ailing())
 
 
 def test_reviving_by_another_name_changes_nothing() -> None:
@@ -319,7 +322,7 @@ def test_a_limit_that_not_all_owners_have_bounds_no_eta() -> None:
     fleet.pool.lease(ONE)
     for _ in range(50):
         fleet.waiting()
-    assert fleet.scheduler.route("m").supply(0.0) == []
+    assert fleet.scheduler.fleet.route("m").supply(0.0) == []
     assert fleet.pool.eta(ONE) == float("inf")
 
 
@@ -367,7 +370,7 @@ def test_names_for_people() -> None:
     assert repr(ticket) == "<Ticket 1 for 'm'>"
     grant = fleet.scheduler.accept(ticket, 0.0)
     assert "a#1" in repr(grant.seat)
-    assert "no other call waits" in fleet.scheduler.why(fleet.enter(), 0.0)
+    assert "no other call waits" in why(fleet.enter(), 0.0)
 
 
 def test_an_empty_claim_is_answered_too() -> None:
@@ -400,8 +403,8 @@ def test_a_call_too_large_for_those_that_have_enough_now_waits_for_a_larger_owne
 def test_a_call_of_a_test_counts_by_when_it_was_reserved_not_when_its_waiter_came_to_it() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     (one,) = fleet.pool.keys
-    fleet.scheduler.key_subject(one).proven = False
-    fleet.scheduler.key_subject(one).allowed = 1000
+    fleet.scheduler.fleet.key_subject(one).proven = False
+    fleet.scheduler.fleet.key_subject(one).allowed = 1000
     tickets = [fleet.granted()]
     seat = tickets[0].seat
     assert seat is not None
@@ -425,8 +428,8 @@ def test_a_call_of_a_test_counts_by_when_it_was_reserved_not_when_its_waiter_cam
 def untested(fleet: Fleet) -> None:
     """Put every key on trial, with so many attempts that only its owner's opening holds it back."""
     for one in fleet.pool.keys:
-        fleet.scheduler.key_subject(one).proven = False
-        fleet.scheduler.key_subject(one).allowed = 1000
+        fleet.scheduler.fleet.key_subject(one).proven = False
+        fleet.scheduler.fleet.key_subject(one).allowed = 1000
 
 
 def test_a_client_that_is_late_does_not_take_a_test_for_passed() -> None:
@@ -452,6 +455,27 @@ def test_a_client_that_is_late_does_not_take_a_test_for_passed() -> None:
     assert opening.window > 1.0, "on time again, and still not refused"
 
 
+def test_while_answers_come_a_test_is_not_taken_for_passed() -> None:
+    """The refusals may be behind them in what a busy client is still to read."""
+    fleet = Fleet(a=Limits(rpm=6_000))
+    untested(fleet)
+    first = fleet.granted()
+    assert first.seat is not None
+    while first.seat.position >= 0:
+        fleet.granted()
+    opening = first.seat.family.opening
+    assert opening is not None
+    opening.refilled_at = 9.0  # of a larger window
+    opening.heard_at = 4.5
+    fleet.clock.advance(5.0)
+    fleet.scheduler.conditions.wake_rested(5.0, waiting=False)
+    assert first.seat.family.pauses_until == 5.5
+    assert opening.window == 1.0
+    fleet.scheduler.conditions.wake_rested(5.5, waiting=False)
+    assert first.seat.family.usable
+    assert opening.window > 1.0
+
+
 def test_a_pause_that_has_ended_is_not_begun_again_by_a_late_client() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     untested(fleet)
@@ -461,15 +485,14 @@ def test_a_pause_that_has_ended_is_not_begun_again_by_a_late_client() -> None:
         fleet.granted()
     paused = seat.family
     paused.pauses_until = 100.0  # ended by an answer, and begun anew
-    fleet.scheduler.waiting += 1
-    fleet.scheduler._wake_rested(5.0)
+    fleet.scheduler.conditions.wake_rested(5.0, waiting=True)
     assert paused.pauses_until == 100.0
 
 
 def test_a_key_on_trial_is_not_given_more_attempts_by_a_late_client() -> None:
     fleet = Fleet(a=Limits(rpm=6_000))
     (one,) = fleet.pool.keys
-    subject = fleet.scheduler.key_subject(one)
+    subject = fleet.scheduler.fleet.key_subject(one)
     subject.proven = False
     for _ in range(subject.allowed):
         fleet.granted()
@@ -500,8 +523,7 @@ def test_a_call_waits_for_the_pausing_owner_that_it_suits_better() -> None:
     def may_have_it(demand: Demand, gives_up_at: float = 1e6) -> bool:
         """Whether the owner with few tokens may serve a call."""
         ticket = Ticket(99, demand, lane, "normal", 0.0, gives_up_at)
-        suited = fleet.scheduler._suited(ticket, list(lane.route.ready), 0.0)
-        return few_tokens.account in suited
+        return few_tokens.account in suited(ticket, list(lane.route.ready), 0.0)
 
     assert lane.route.is_mixed(0.0) or routes.MANY == 1
     assert may_have_it(large), "both are ready: the strategy's choice"
@@ -518,7 +540,7 @@ def test_a_call_waits_for_the_pausing_owner_that_it_suits_better() -> None:
     assert not may_have_it(large)
     few_requests.account.buckets[0].take(3)
     assert may_have_it(large), "the other is ready too late"
-    fleet.scheduler.told(News("organization requests", State.PARKED, 1e6), 0.0)
+    fleet.scheduler.conditions.told(News("organization requests", State.PARKED, 1e6), 0.0)
     assert may_have_it(large), "nor is one that is left alone"
 
 
@@ -542,8 +564,8 @@ def test_a_call_waits_for_a_slot_though_no_rate_allows_it_in_time(*, resting: bo
     while fleet.pool.eta(ONE) == 0:
         fleet.granted()
     if resting:
-        fleet.scheduler._tell(
-            fleet.scheduler._subject("organization rate"), Event.COOL, 0.0, retry_after=100.0
+        fleet.scheduler.conditions._tell(
+            fleet.scheduler.fleet.subject("organization rate"), Event.COOL, 0.0, retry_after=100.0
         )
     ticket = fleet.enter(gives_up_at=10.0)
     while isinstance(effect := fleet.step(ticket), Reserve):

@@ -58,7 +58,7 @@ class World:
             retry=RetryPolicy(),
         )
         for key in self.pool.keys:
-            self.pool._scheduler.key_subject(key).proven = not on_trial
+            self.pool._fleet.key_subject(key).proven = not on_trial
         self.simulation = Simulation(self.pool, self.clock)
         self.granted: list[tuple[str, float, str]] = []
         self.refused: list[tuple[str, float, CannotServe]] = []
@@ -93,7 +93,7 @@ class World:
     def empty(self, model: str = "m") -> None:
         """Take all there is now, to the last fraction."""
         self.pool.eta(Demand(model=model))
-        for account in self.pool._scheduler.route(model).ready:
+        for account in self.pool._fleet.route(model).ready:
             for bucket in account.buckets:
                 bucket.refill(self.clock.now())
                 bucket.level = 0.0
@@ -401,13 +401,14 @@ class Calls:
         self.refused: list[CannotServe] = []
         self.refused_at: list[float] = []
         self.observation: Observation = NOTHING
+        self.takes = 0.1  # seconds of an attempt
 
     def send(self, lease: object) -> tuple[float, Reply[object]]:
         owner = lease.owner  # type: ignore[attr-defined]
         self.sent.append((self.world.clock.now(), lease.key_id))  # type: ignore[attr-defined]
         outcomes = self.script.get(owner, [])
         outcome = outcomes.pop(0) if len(outcomes) > 1 else (outcomes or [OK])[0]
-        return 0.1, Reply(outcome=outcome, response=None, observation=self.observation)
+        return self.takes, Reply(outcome=outcome, response=None, observation=self.observation)
 
     def call(self, at: float = 0.0, demand: Demand = ONE) -> None:
         def done(lease: object, reply: Reply[object]) -> None:
@@ -699,7 +700,7 @@ class TestTrial:
             Organization(name="a", keys=(secret("a1"), secret("a2")), limits=Limits(rpm=6000)),
             on_trial=True,
         )
-        world.pool._scheduler.key_subject(world.pool.keys[0]).proven = True
+        world.pool._fleet.key_subject(world.pool.keys[0]).proven = True
         used = [world.pool.lease(ONE).key_id for _ in range(100)]
         assert used.count("a#2") == 5
 
@@ -787,7 +788,7 @@ class TestFailover:
         world = World(a=Limits(rpm=600), b=Limits(rpm=600))
         calls = Calls(world, {"a": [answer(Kind.SERVER_ERROR), OK], "b": [OK]})
         world.pool.eta(ONE)
-        (b,) = (one for one in world.pool._scheduler.route("m").ready if one.owner == "b")
+        (b,) = (one for one in world.pool._fleet.route("m").ready if one.owner == "b")
         b.buckets[0].give_back(-6_000)  # nothing left for ten minutes
         calls.call()
         world.run(5.0)
@@ -800,7 +801,7 @@ class TestFailover:
         world = World(a=Limits(rpm=600), b=Limits(rpm=600))
         calls = Calls(world, {"a": [answer(Kind.TIMEOUT, charged=True), OK], "b": [OK]})
         world.pool.eta(ONE)
-        a, b = sorted(world.pool._scheduler.route("m").ready, key=lambda one: one.owner)
+        a, b = sorted(world.pool._fleet.route("m").ready, key=lambda one: one.owner)
         b.buckets[0].give_back(-6_000)
         a.buckets[0].level = 1.0
         calls.call()
@@ -818,6 +819,18 @@ class TestFailover:
             calls.call(at=n * 0.2)
         world.run()
         assert calls.asked.count("a#1") == 3
+        assert all(outcome.ok for _, outcome in calls.done)
+
+    def test_one_whose_connections_are_lost_after_seconds_is_not_probed_by_the_second(self) -> None:
+        world = World(a=Limits(rpm=600), b=Limits(rpm=600))
+        calls = Calls(world, {"a": [answer(Kind.NETWORK, charged=True)], "b": [OK]})
+        calls.takes = 2.0
+        for n in range(100):
+            calls.call(at=n * 0.3)
+        world.run()
+        probed = [at for at, key in calls.sent if key == "a#1" and at > 5.0]
+        assert len(probed) == 1
+        assert probed[0] > 20.0, "ten times as long as it took to fail"
         assert all(outcome.ok for _, outcome in calls.done)
 
 
@@ -839,7 +852,7 @@ def test_a_call_that_is_charged_more_than_most_is_not_refused_again_and_again() 
     calls.call(demand=tokens(1_000))
     world.run()
     assert [len(calls.sent), len(calls.done)] == [2, 1]
-    (account,) = world.pool._scheduler.accounts()
+    (account,) = world.pool._fleet.accounts()
     assert account.buckets[0].taken == pytest.approx(60_000 + 1_000 + 3_000, abs=1_000)
 
 
@@ -870,7 +883,7 @@ class TestOpening:
         for _ in range(200):
             calls.call()
         world.run(11.0)
-        (account,) = world.pool._scheduler.accounts()
+        (account,) = world.pool._fleet.accounts()
         assert account.buckets[0].burst == 10
         seconds = Counter(int(at) for at, _ in calls.sent[13:])
         assert max(seconds.values()) <= 20

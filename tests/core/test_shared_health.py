@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from keyfleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
+from keyfleet._core.account import Account
+from keyfleet._core.conditions import YIELDS_FOR
 from keyfleet._core.health import ASK_FOR, News, State
-from keyfleet._core.ledger import Account
-from keyfleet._core.scheduler import YIELDS_FOR, Scheduler
+from keyfleet._core.scheduler import Scheduler
 from keyfleet._outcome import Kind, Observation, Outcome
 from keyfleet._protocols import FleetStore, Member
 from keyfleet.events import KeyDown, KeyUp, OwnersMerged
@@ -58,7 +59,7 @@ class Process:
         )
         self.scheduler: Scheduler = self.pool._scheduler
         for key in self.pool.keys:
-            self.scheduler.key_subject(key).proven = True
+            self.scheduler.fleet.key_subject(key).proven = True
 
     def told(self, name: str, state: State, after: float = float("inf"), why: str = "") -> None:
         self.store.member.told([News(name, state, self.clock.now() + after, why, 1)])
@@ -70,7 +71,7 @@ class Process:
         return {lease.owner for lease in leases}
 
     def state(self, name: str = MODEL) -> State:
-        return self.scheduler._subject(name).state
+        return self.scheduler.fleet.subject(name).state
 
     def sent(self) -> list[tuple[str, State]]:
         sent, self.store.sent = self.store.sent, []
@@ -196,7 +197,7 @@ def test_a_probe_that_says_nothing_is_asked_for_again(ends: str) -> None:
     else:
         ticket = process.scheduler.enter(ONE, process.clock.now(), 1e6)
         seat = next(iter(ticket.lane.route.seats.values()))
-        process.scheduler._begin_probe(seat, process.clock.now())
+        process.scheduler.conditions._begin_probe(seat, process.clock.now())
         ticket.seat = seat
         process.scheduler.leave(ticket, process.clock.now())
         process.pool._tell()
@@ -249,7 +250,7 @@ def test_a_store_may_call_back_while_it_merges() -> None:
     merge = process.store.merge
 
     def merging(organization: str, into: str, now: float) -> None:
-        for account in process.scheduler.accounts():
+        for account in process.scheduler.fleet.accounts():
             process.pool._freed_elsewhere(account)
             accounts.append(account)
         merge(organization, into, now)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.core.test_scheduling import ONE, World, tokens
 
 from keyfleet import Demand, Limits, QueueFull, WaitTimeout
-from keyfleet._core.ledger import Guard
+from keyfleet._core.claims import Guard
 from keyfleet._core.queue import DEPTH, PATIENCE, Lane, Ticket
 from keyfleet._core.routes import Route
 from keyfleet._core.shares import Shares
@@ -219,7 +219,7 @@ def test_who_was_served_more_is_not_forgotten_before_the_others_were() -> None:
 def test_when_another_tenants_call_becomes_the_head_the_formers_guard_ends() -> None:
     town, queue = Town(a=Limits(rpm=60)), Queue()
     town.empty()
-    (account,) = town.pool._scheduler.route("m").ready
+    (account,) = town.pool._fleet.route("m").ready
     lane = queue.lane
     first, passer = queue.add("a", 9), queue.add("a")
     lane.guard, lane.passers = Guard(account, first.costs, 9.0), [passer]

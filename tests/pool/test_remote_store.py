@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from keyfleet import Demand, KeyPool, Limits, Organization, Usage
+from keyfleet._core.claims import Answer, Claim, Settlement
 from keyfleet._core.flow import Reply
-from keyfleet._core.ledger import Answer, Claim, Settlement
 from keyfleet._outcome import OK
 from keyfleet.stores import MemoryStore
 

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 import pytest
 import redis
 
-from keyfleet._core.ledger import Answer, Claim
+from keyfleet._core.claims import Answer, Claim
 from keyfleet.stores.redis import RedisStore
 
 #: What servers tests are run over, each where it is installed.

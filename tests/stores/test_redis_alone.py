@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyfleet import Demand, Limit, Limits, Usage
+from keyfleet._core.account import Account
 from keyfleet._core.bucket import MARGIN
-from keyfleet._core.ledger import (
-    Account,
-    Claim,
-    Ledger,
-    Oversize,
-    Reservation,
-    Settlement,
-    Short,
-)
+from keyfleet._core.claims import Claim, Oversize, Reservation, Settlement, Short
+from keyfleet._core.ledger import Ledger
 from keyfleet._outcome import Kind, Outcome
 from keyfleet.stores.redis._alone import Alone
 

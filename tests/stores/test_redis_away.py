@@ -29,7 +29,7 @@ from keyfleet import (
     WaitTimeout,
 )
 from keyfleet._clock import SystemClock
-from keyfleet._core.ledger import Claim, Reservation, Settlement, Short
+from keyfleet._core.claims import Claim, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
 from keyfleet.stores.redis import RedisStore
 from keyfleet.stores.redis import _wire as wire
@@ -61,7 +61,7 @@ def pool_of(server: TestServer, on_failure: str = "wait", **limits: float) -> Ke
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:
-        pool._scheduler.key_subject(key).proven = True
+        pool._fleet.key_subject(key).proven = True
     return pool
 
 

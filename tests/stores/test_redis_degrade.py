@@ -57,7 +57,7 @@ def pool_of(
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:
-        pool._scheduler.key_subject(key).proven = True
+        pool._fleet.key_subject(key).proven = True
     return pool
 
 

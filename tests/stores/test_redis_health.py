@@ -50,7 +50,7 @@ class Process:
             strategy="round-robin",
         )
         for key in self.pool.keys:
-            self.pool._scheduler.key_subject(key).proven = True
+            self.pool._fleet.key_subject(key).proven = True
 
     def lease(self, timeout: float = 30.0) -> Lease:
         return self.pool.lease(ONE, timeout=timeout)
@@ -171,7 +171,7 @@ def test_a_probe_that_fails_rests_for_all_and_for_longer(make: Make) -> None:
     probe.fail(OVERLOADED)
 
     def rest() -> float:
-        (sick,) = second.pool._scheduler.ailing()
+        (sick,) = second.pool._scheduler.conditions.ailing()
         return sick.openings
 
     eventually(lambda: bool(second.sick()) and rest() == 2)

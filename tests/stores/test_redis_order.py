@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer
 
 from keyfleet import Limits
-from keyfleet._core.ledger import Claim, Reservation, Settlement, Short
+from keyfleet._core.claims import Claim, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
 from keyfleet._usage import Demand, Usage
 from keyfleet.stores.redis import RedisStore

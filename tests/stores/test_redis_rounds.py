@@ -16,7 +16,8 @@ import pytest
 from tests.stores.redis_kit import TestServer, together
 
 from keyfleet import Limits
-from keyfleet._core.ledger import Account, Answer, Claim, Oversize, Reservation, Settlement, Short
+from keyfleet._core.account import Account
+from keyfleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
 from keyfleet._usage import Demand, Usage
 from keyfleet.errors import StoreError

@@ -11,15 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer, together
 
-from keyfleet._core.ledger import (
-    Account,
-    Answer,
-    Claim,
-    Oversize,
-    Reservation,
-    Settlement,
-    Short,
-)
+from keyfleet._core.account import Account
+from keyfleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
 from keyfleet._limits import DAY, MINUTE, Limit, Limits, Metric
 from keyfleet._outcome import Kind, Outcome, Reading

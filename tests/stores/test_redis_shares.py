@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer
 
 from keyfleet import ConfigError, Limits
-from keyfleet._core.ledger import Account, Answer, Claim, Reservation, Settlement, Short
+from keyfleet._core.account import Account
+from keyfleet._core.claims import Answer, Claim, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
 from keyfleet._limits import Costs, Metric
 from keyfleet._outcome import Kind, Outcome, Reading

@@ -12,7 +12,8 @@ from tests.stores.redis_kit import TestServer, serving
 
 from keyfleet import ConfigError, Demand, KeyPool, Limits, Organization, StoreError, Usage
 from keyfleet._clock import SystemClock
-from keyfleet._core.ledger import Account, Claim, Reservation, Settlement
+from keyfleet._core.account import Account
+from keyfleet._core.claims import Claim, Reservation, Settlement
 from keyfleet._keys import ApiKey, Secret
 from keyfleet._limits import Metric
 from keyfleet._outcome import Reading

@@ -14,8 +14,9 @@ from tenacity import wait_fixed
 from tests.transport.odd_server import Seen, Send, events, odd_server, reply
 
 from keyfleet import Demand, KeyPool, Organization, RetryPolicy
-from keyfleet._core import flow as effects
-from keyfleet._core.scheduler import Wait
+from keyfleet._core import effects
+from keyfleet._core.effects import Wait
+from keyfleet._core.flow import Reply
 from keyfleet._outcome import Kind, Outcome
 from keyfleet._transport.holders import KEPT, Holders
 from keyfleet.openai import AsyncOpenAI, OpenAI
@@ -197,7 +198,7 @@ def test_a_fault_of_the_only_owner_that_can_serve_is_waited_out() -> None:
     policy = RetryPolicy(wait=wait_fixed(7), jitter=lambda delay: delay)
     pool = KeyPool(owners, retry=policy, clock=clock)
     flow = pool.call_flow(pool.order(Demand(model="m"), holder="b#1"))
-    fault = effects.Reply(outcome=Outcome(kind=Kind.SERVER_ERROR), response=None)
+    fault = Reply(outcome=Outcome(kind=Kind.SERVER_ERROR), response=None)
     told: tuple[float, object] | None = None
     while not isinstance(effect := pool.advance(flow, told, None), Wait):
         if isinstance(effect, effects.Send):

@@ -48,6 +48,9 @@ WARY_FOR: Final = 60.0
 #: But no more than so many seconds of refill: of three requests a minute one and a half is long.
 WARY_LEAD: Final = 1.5
 WARY_SECONDS: Final = 2.0
+#: Seconds in which a limit per minute is enforced that isn't by the minute: "60,000 requests/minute
+#: may be enforced as 1,000 requests/second" (OpenAI help centre).
+WINDOW: Final = 1.0
 #: Relative slack of comparisons, so that waking at a computed instant finds enough.
 EPSILON: Final = 1e-9
 #: OpenAI's advice on "slow_down": grow at most 50 % per 15 minutes (Error codes guide, 2026-11).

@@ -19,9 +19,10 @@ from .._limits import Costs, Metric
 from .._outcome import NOTHING, Kind, Observation, Outcome
 from .._usage import Demand
 from ..errors import NoUsableKey, TooLarge
-from .ledger import Answer, Reservation
+from .claims import Answer
+from .effects import Effect, Grant, Release, Reserve, Send, Settle, Told, Wait
 from .retry import Attempts, Budget, RetryPolicy, Verdict
-from .scheduler import Grant, Reserve, Scheduler, Wait
+from .scheduler import Scheduler
 
 R = TypeVar("R")
 
@@ -38,50 +39,6 @@ class Reply(Generic[R]):
         self.response = response
         self.observation = observation
 
-
-class Send:
-    """Effect: send the request with the grant's key; answered by a `Reply`."""
-
-    __slots__ = ("grant",)
-
-    def __init__(self, grant: Grant) -> None:
-        self.grant = grant
-
-
-class Settle:
-    """Effect: tell the store and the scheduler what became of a grant, so far or in the end.
-
-    `used` is what the provider's limits counted; ``None`` = still in flight.
-    """
-
-    __slots__ = ("grant", "observation", "outcome", "used")
-
-    def __init__(
-        self,
-        grant: Grant,
-        used: Costs | None,
-        outcome: Outcome | None,
-        observation: Observation = NOTHING,
-    ) -> None:
-        self.grant = grant
-        self.used = used
-        self.outcome = outcome
-        self.observation = observation
-
-
-class Release:
-    """Effect: give back a reservation that nobody accepted; nothing was sent."""
-
-    __slots__ = ("reservation",)
-
-    def __init__(self, reservation: Reservation) -> None:
-        self.reservation = reservation
-
-
-Effect = Reserve | Wait | Send | Settle | Release
-
-#: What a driver answers: the instant, and what came of the effect.
-Told = tuple[float, object]
 
 _NONE: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 #: Refusals count as a request but not its tokens: two refused calls of 249,686 tokens did not raise
@@ -204,7 +161,7 @@ def call(
             attempts,
             reply.outcome,
             owner=grant.seat.account.owner,
-            others=scheduler.others(order.demand.model, order.holder),
+            others=scheduler.fleet.others(order.demand.model, order.holder),
             budget=budget,
             now=now,
         )

@@ -13,13 +13,14 @@ it is kept for a second, or for `KEPT_FOR` an owner, at most: what no one told i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Final
 
 from .._limits import Costs
-from .ledger import Account
+from .account import Account
+from .claims import Short
 
 #: Owners of a route below which a look at each is cheaper: 64 looks take some 30 us.
 MANY: Final = 64
@@ -65,14 +66,6 @@ class Frontier:
         if account in self._at:
             self._push(account, account.ready_at(self._costs, now))
 
-    def put_off(self, account: Account, costs: Costs, now: float, until: float) -> None:
-        """Take in that an owner did not fit `costs`: before `until`, no owner that was asked will.
-
-        What it holds may be kept for another call.
-        """
-        at = account.ready_at(costs, now)
-        self._push(account, at if at > now else until)
-
     def _push(self, account: Account, at: float) -> None:
         self._at[account] = at
         self._number += 1
@@ -90,6 +83,18 @@ class Frontier:
         for account, at in found.items():
             self._push(account, at)
         return list(found)
+
+    def short(self, due: Sequence[Account], costs: Costs, answer: Short, now: float) -> Short:
+        """Return what an answer means for all owners: the claim was given only those `due`.
+
+        Before its instant none of them fits, though one may hold enough: it is kept for another
+        call.
+        """
+        for account in due:
+            at = account.ready_at(costs, now)
+            self._push(account, at if at > now else answer.ready_at)
+        ready_at, first = self.first()
+        return Short(first, ready_at, answer.expires_at)
 
     def first(self) -> tuple[float, Account | None]:
         """Return the earliest instant and its owner; infinite = no call of this size fits any."""

@@ -12,25 +12,23 @@ after that still counts what was used, once. Settling twice counts once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from collections.abc import Callable
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
-from .._limits import MINUTE, OWNER_WIDE, RULES, Costs, Limits, Metric
+from .._limits import OWNER_WIDE, RULES, Costs, Limits
 from .._outcome import Kind, Outcome, Reading
+from .account import Account, scope_of
 from .assumed import Assumed
-from .bucket import MARGIN, Bucket, Mark
+from .bucket import MARGIN, WINDOW, Bucket
+from .claims import Answer, Claim, Guard, Oversize, Reservation, Settlement, Short, State
+from .readings import bucket_of, mark_of, name_of
 
 #: Seconds after which an unsettled reservation comes back: the SDK's own time-out for a request
 #: is 600 s, and a stream may go on for longer.
 LIFETIME: Final = 900.0
 #: Seconds to keep away from an owner that refused without saying for how long.
 UNKNOWN_REFUSAL: Final = 1.0
-
-#: Seconds in which a limit per minute is enforced that isn't by the minute: "60,000 requests/minute
-#: may be enforced as 1,000 requests/second" (OpenAI help centre).
-WINDOW: Final = 1.0
 #: ``retry-after`` is in whole seconds, rounded up.
 ROUNDED: Final = 1.0
 
@@ -39,276 +37,6 @@ NOTHING_TAKEN: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
 #: The limits of an organization (project ``None``) or of a project, for one model family.
 LimitsFor = Callable[[str, str | None, str], Limits]
-
-
-class State(Enum):
-    """Where a reservation is in its life."""
-
-    OPEN = "open"
-    EXPIRED = "expired"
-    SETTLED = "settled"
-
-
-class Account:
-    """What one owner (an organization, or a project in it) may spend on one model family.
-
-    It is a `Candidate` for strategies. Projects of one organization have accounts of their own
-    that share the organization's buckets: the same objects.
-    """
-
-    __slots__ = (
-        "assumed",
-        "buckets",
-        "family",
-        "granted",
-        "in_flight",
-        "not_before",
-        "organization",
-        "project",
-    )
-
-    def __init__(self, organization: str, project: str | None, family: str) -> None:
-        self.organization = organization
-        self.project = project
-        self.family = family
-        self.buckets: tuple[Bucket, ...] = ()
-        self.in_flight = 0
-        self.granted = 0
-        #: Nothing is granted before this instant: a refusal that named no bucket of ours.
-        self.not_before = -inf
-        #: What is found out of its rate, where nobody tells it.
-        self.assumed: Assumed | None = None
-
-    def __repr__(self) -> str:
-        return f"<Account {self.owner} {self.family or '*'}>"
-
-    @property
-    def owner(self) -> str:
-        """``"acme"`` or ``"acme/research"``."""
-        return self.organization if self.project is None else f"{self.organization}/{self.project}"
-
-    def headroom(self, costs: Costs, now: float) -> float:
-        """What the scarcest bucket would hold after such a call, as a share of its capacity."""
-        # The hot path of a strategy that compares owners: no call for each bucket.
-        least = 1.0
-        for bucket in self.buckets:
-            cost = costs[bucket.metric]
-            if cost:
-                capacity = bucket.capacity
-                level = bucket.level + (now - bucket.at) * bucket.rate
-                share = ((level if level < capacity else capacity) - cost) / capacity
-                if share < least:
-                    least = share
-        return least
-
-    def ready_at(self, costs: Costs, now: float) -> float:
-        """Return the instant when the call would fit; infinite = never, or not by waiting."""
-        ready = self.not_before if self.not_before > now else now
-        for bucket in self.buckets:
-            cost = costs[bucket.metric]
-            if cost:
-                at = bucket.ready_at(cost, now)
-                if at > ready:
-                    ready = at
-        return ready
-
-    def worth(self, costs: Sequence[float]) -> float:
-        """Return what a call takes of the scarcest limit per minute, in seconds of its rate.
-
-        Where no limit at all is known, a request counts as a second.
-        """
-        if not self.buckets:
-            return costs[Metric.REQUESTS]
-        most = 0.0
-        for bucket in self.buckets:
-            if bucket.period == MINUTE:
-                seconds = costs[bucket.metric] / bucket.rate
-                if seconds > most:
-                    most = seconds
-        return most
-
-    def too_large(self, costs: Costs) -> Bucket | None:
-        """Return the bucket that would never admit the call, if one is so small."""
-        for bucket in self.buckets:
-            if bucket.too_large(costs[bucket.metric]):
-                return bucket
-        return None
-
-    def binding(self, costs: Costs, now: float) -> Bucket | None:
-        """Return the bucket that the call waits for the longest."""
-        late = [(bucket.ready_at(costs[bucket.metric], now), bucket) for bucket in self.buckets]
-        at, bucket = max(late, key=lambda pair: pair[0], default=(now, None))
-        return bucket if at > now else None
-
-
-class Reservation:
-    """The ledger's entry: what was taken, and from which buckets."""
-
-    __slots__ = (
-        "account",
-        "answered",
-        "costs",
-        "expires_at",
-        "marks",
-        "number",
-        "starts_at",
-        "state",
-    )
-
-    def __init__(
-        self,
-        number: int,
-        account: Account,
-        costs: Costs,
-        marks: list[Mark],
-        expires_at: float,
-    ) -> None:
-        self.number = number
-        self.account = account
-        self.costs = costs
-        #: For each bucket that it took from, the moment when it did.
-        self.marks = marks
-        self.expires_at = expires_at
-        self.state = State.OPEN
-        self.answered = False
-        #: The instant from which it may be used; later than now = it is a booking.
-        self.starts_at = -inf
-
-    def __repr__(self) -> str:
-        return f"<Reservation {self.number} of {self.account.owner}: {self.state.value}>"
-
-
-class Guard:
-    """A call that waits for an account until an instant, and must not be delayed by others."""
-
-    __slots__ = ("account", "at", "costs")
-
-    def __init__(self, account: Account, costs: Costs, at: float) -> None:
-        self.account = account
-        self.costs = costs
-        self.at = at
-
-    def is_delayed_by(self, account: Account, costs: Costs) -> bool:
-        """Whether granting `costs` on `account` now would make the guarded call wait longer."""
-        mine = self.account.buckets
-        for bucket in account.buckets:
-            cost, other = costs[bucket.metric], self.costs[bucket.metric]
-            if (
-                cost
-                and other
-                and bucket in mine
-                and not bucket.spares(cost, other=other, at=self.at)
-            ):
-                return True
-        return False
-
-
-class Claim:
-    """What a store is asked for: costs, on the first account of a ranking that fits.
-
-    A shared store may *book* where none fits: it takes the costs at once and says from when on they
-    may be used. `books_for`: it may, if that is within so many seconds. `held`: what was booked
-    before, to be exchanged for what begins earlier. `dropped`: what was booked before and is of no
-    use any more, to be given back. A store that doesn't book leaves the three alone.
-    """
-
-    __slots__ = ("accounts", "books_for", "costs", "dropped", "guards", "held")
-
-    def __init__(
-        self,
-        accounts: Iterable[Account],
-        costs: Costs,
-        guards: tuple[Guard, ...] = (),
-        books_for: float = 0.0,
-        held: Reservation | None = None,
-        dropped: Reservation | None = None,
-    ) -> None:
-        self.accounts = accounts
-        self.costs = costs
-        self.guards = guards
-        self.books_for = books_for
-        self.held = held
-        self.dropped = dropped
-
-
-class Away(NamedTuple):
-    """A shared store that could not answer.
-
-    Args:
-        since: the instant when it was first found so.
-        why: what it, or the way to it, said last.
-    """
-
-    since: float
-    why: str
-
-
-class Short:
-    """No account fits now.
-
-    `ready_at` is the earliest instant when one will (infinite: when something is released) and
-    `account` that one. At `expires_at` the oldest reservation comes back at the latest. With a
-    `booking` the costs are taken already, to be used from `ready_at` on. `away`: a shared
-    store could not answer, and is to be asked again at `expires_at`.
-    """
-
-    __slots__ = ("account", "away", "booking", "expires_at", "ready_at")
-
-    def __init__(
-        self,
-        account: Account | None,
-        ready_at: float,
-        expires_at: float = inf,
-        booking: Reservation | None = None,
-        away: Away | None = None,
-    ) -> None:
-        self.account = account
-        self.ready_at = ready_at
-        self.expires_at = expires_at
-        self.booking = booking
-        self.away = away
-
-
-class Oversize:
-    """No account would ever fit: `bucket` of `account` is the largest that is too small."""
-
-    __slots__ = ("account", "bucket")
-
-    def __init__(self, account: Account, bucket: Bucket) -> None:
-        self.account = account
-        self.bucket = bucket
-
-
-#: What a store answers to a `Claim`.
-Answer = Reservation | Short | Oversize
-
-
-class Settlement:
-    """What became of a reservation, so far or in the end.
-
-    `used` is what the provider's limits counted; ``None`` = still in flight, only headers so far.
-    `anchors`: the readings tell the state at this request's admission, not a later one.
-    `sent`: nothing but that the request leaves now.
-    """
-
-    __slots__ = ("anchors", "outcome", "readings", "reservation", "sent", "used")
-
-    def __init__(
-        self,
-        reservation: Reservation,
-        used: Costs | None,
-        readings: tuple[Reading, ...] = (),
-        outcome: Outcome | None = None,
-        *,
-        anchors: bool = True,
-        sent: bool = False,
-    ) -> None:
-        self.reservation = reservation
-        self.used = used
-        self.readings = readings
-        self.outcome = outcome
-        self.anchors = anchors
-        self.sent = sent
 
 
 class Ledger:
@@ -355,7 +83,7 @@ class Ledger:
             owners.append(account.project)
         found: list[Bucket] = []
         for project in owners:
-            scope = _scope(account.organization, project)
+            scope = scope_of(account.organization, project)
             for limit in self._limits_for(account.organization, project, account.family):
                 family = "" if limit.name in OWNER_WIDE else account.family
                 key = (scope, family, limit.name)
@@ -538,7 +266,7 @@ class Ledger:
         if name is None or (reading.project and account.project is None):
             return
         project = account.project if reading.project else None
-        scope = _scope(account.organization, project)
+        scope = scope_of(account.organization, project)
         key = (scope, account.family, name)
         if key in self._buckets:
             return  # learned from another answer while this one was on its way
@@ -596,7 +324,7 @@ class Ledger:
             if account.buckets:  # headers told one meanwhile
                 account.assumed = None
                 return
-            scope = _scope(account.organization, None)
+            scope = scope_of(account.organization, None)
             bucket = assumed.begin(scope, account.in_flight, now)
             if bucket is None:
                 return
@@ -655,7 +383,7 @@ class Ledger:
             if target == organization:
                 self._alias[name] = into
         self._alias[organization] = into
-        for key in [k for k in self._buckets if _in_scope(k[0], organization)]:
+        for key in [k for k in self._buckets if _inscope_of(k[0], organization)]:
             scope, family, name = key
             bucket = self._buckets.pop(key)
             bucket.scope = into + scope[len(organization) :]
@@ -675,11 +403,7 @@ class Ledger:
         return self._alias.get(organization, organization)
 
 
-def _scope(organization: str, project: str | None) -> str:
-    return organization if project is None else f"{organization}/{project}"
-
-
-def _in_scope(scope: str, organization: str) -> bool:
+def _inscope_of(scope: str, organization: str) -> bool:
     return scope == organization or scope.startswith(f"{organization}/")
 
 
@@ -705,36 +429,3 @@ def _shares(other: Account, account: Account, project: str | None) -> bool:
     """Whether the other account draws on the same organization's (or project's) buckets."""
     same = other.organization == account.organization and other.family == account.family
     return same and (project is None or other.project == project)
-
-
-def name_of(reading: Reading) -> str | None:
-    """Return the limit's name for what headers told; ``None`` where no rule has that period."""
-    for name, (metric, period) in RULES.items():
-        if metric is reading.metric and period == reading.period:
-            return name
-    return None
-
-
-def mark_of(reservation: Reservation, reading: Reading) -> Mark | None:
-    """Return the reservation's mark in the bucket that a reading is about."""
-    bucket = bucket_of(reservation.account, [mark[0] for mark in reservation.marks], reading)
-    for mark in reservation.marks:
-        if mark[0] is bucket:
-            return mark
-    return None
-
-
-def bucket_of(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:
-    """Return the bucket that a reading is about; one without a period is told by its limit."""
-    if reading.project and account.project is None:
-        return None
-    scope = _scope(account.organization, account.project if reading.project else None)
-    for bucket in buckets:
-        if bucket.metric is reading.metric and bucket.scope == scope:
-            if reading.period is None:
-                matches = bucket.limit == reading.limit
-            else:
-                matches = bucket.period == reading.period
-            if matches:
-                return bucket
-    return None

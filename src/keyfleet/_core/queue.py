@@ -37,7 +37,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from .._limits import Costs, Metric
 from .._usage import Demand
-from .ledger import Account, Guard, Reservation, Short
+from .account import Account
+from .claims import Guard, Reservation, Short
 from .shares import Shares
 
 if TYPE_CHECKING:
@@ -127,6 +128,11 @@ class Ticket:
         self.wake: Callable[[], None] | None = None
         #: It was woken since it last decided to sleep.
         self.woken = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has no answer yet that counts, and wants one."""
+        return not self.left and self.error is None and self.reservation is None
 
     def __lt__(self, other: Ticket) -> bool:
         return (self.due_at, self.number) < (other.due_at, other.number)
@@ -274,6 +280,23 @@ class Lane:
         if head is None or _may_fit(ticket, head):
             return True
         return self.shares.comes_first(ticket)
+
+    def looks_at(self, ticket: Ticket, now: float) -> float:
+        """Return when a call that waits here serves the lane by itself.
+
+        The head does when the lane is due. Another does once when it may fit by its own claim's
+        answer; from then on the head sees to it.
+        """
+        if self.head is ticket:
+            # Who is asking the store at present wakes it.
+            return self.ready_at if self.busy is self.asking is None else inf
+        if ticket.booking is not None:  # it was the head, until a more urgent call came
+            return ticket.booking.starts_at
+        short = ticket.short
+        if short is None or short.ready_at <= now:
+            return inf
+        self.ready_at = min(self.ready_at, short.ready_at)
+        return short.ready_at
 
     def holds_back(self, ticket: Ticket) -> bool:
         """Whether a call, of this or another lane, may not delay the head.

@@ -15,9 +15,9 @@ from typing import Final
 
 from .._keys import ApiKey
 from .._limits import MINUTE, Costs, Metric
+from .account import Account
 from .frontier import MANY, Frontier, size_of
 from .health import State, Subject
-from .ledger import Account
 
 #: Seconds for each owner that what they hold together is kept.
 SUPPLY_KEPT_FOR: Final = 0.001
@@ -136,6 +136,14 @@ class Route:
         self.kin.clear()
         self._resting.clear()
         self.supply_at = -inf
+
+    def seat_of(self, account: Account) -> Seat:
+        """Return the seat of an account that was granted, under whoever owns it by now."""
+        seat = self.seats.get(account)
+        if seat is not None:
+            return seat
+        # Its owner was merged into another, or split by project, after it was granted.
+        return self.seats[self.kin[account.organization][0]]
 
     def refresh(self, seat: Seat) -> bool:
         """Let a seat join or leave the ready ones; return whether it joined."""

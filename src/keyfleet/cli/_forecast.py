@@ -10,8 +10,8 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any, Final
 
+from .._core.effects import Grant
 from .._core.flow import Reply
-from .._core.scheduler import Grant
 from .._lease import Lease
 from .._outcome import OK
 from .._owners import Organization, Owners

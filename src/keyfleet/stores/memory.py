@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from threading import Lock
 
-from .._core.ledger import LIFETIME, Account, Answer, Claim, Ledger, LimitsFor, Settlement
+from .._core.account import Account
+from .._core.claims import Answer, Claim, Settlement
+from .._core.ledger import LIFETIME, Ledger, LimitsFor
 from .._keys import ApiKey
 
 

@@ -21,19 +21,10 @@ from dataclasses import dataclass
 from math import floor, inf
 from typing import Final
 
+from ..._core.account import Account
 from ..._core.bucket import MARGIN, Bucket
-from ..._core.ledger import (
-    Account,
-    Answer,
-    Claim,
-    Guard,
-    Ledger,
-    Oversize,
-    Reservation,
-    Settlement,
-    Short,
-    State,
-)
+from ..._core.claims import Answer, Claim, Guard, Oversize, Reservation, Settlement, Short, State
+from ..._core.ledger import Ledger
 from ..._limits import Costs, Limits
 from . import _wire as wire
 

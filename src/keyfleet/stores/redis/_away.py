@@ -7,7 +7,7 @@ from math import inf
 from random import Random
 from typing import Final, Literal, get_args
 
-from ..._core.ledger import Away, Reservation, Short
+from ..._core.claims import Away, Reservation, Short
 from ...errors import ConfigError
 
 #: What calls do while the server is away.

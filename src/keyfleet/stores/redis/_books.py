@@ -12,8 +12,10 @@ from threading import Lock
 from typing import Final
 
 from ..._clock import Clock
+from ..._core.account import Account
 from ..._core.bucket import Bucket
-from ..._core.ledger import Account, LimitsFor, Settlement
+from ..._core.claims import Settlement
+from ..._core.ledger import LimitsFor
 from ..._limits import Costs, Limits
 from . import _wire as wire
 from ._alone import Alone

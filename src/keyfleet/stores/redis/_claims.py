@@ -11,16 +11,8 @@ from math import inf
 from typing import Final
 
 from ..._clock import Clock
-from ..._core.ledger import (
-    Account,
-    Answer,
-    Claim,
-    Oversize,
-    Reservation,
-    Settlement,
-    Short,
-    State,
-)
+from ..._core.account import Account
+from ..._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short, State
 from ...errors import StoreError
 from . import _wire as wire
 from ._alone import Alone

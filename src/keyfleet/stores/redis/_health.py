@@ -25,8 +25,8 @@ from threading import Event, Lock, Thread, current_thread
 from typing import Any, Final
 
 from ..._clock import Clock
+from ..._core.claims import Claim
 from ..._core.health import News, State
-from ..._core.ledger import Claim
 from ..._protocols import Member
 from ...errors import StoreError
 from . import _wire as wire

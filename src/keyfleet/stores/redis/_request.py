@@ -11,7 +11,8 @@ from math import inf
 from struct import Struct, pack
 from typing import Final
 
-from ..._core.ledger import Account, Reservation
+from ..._core.account import Account
+from ..._core.claims import Reservation
 from ..._limits import Costs
 from ._buffer import Batch
 from ._view import Known

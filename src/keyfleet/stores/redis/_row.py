@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
-from ..._core.ledger import Account, Claim, Short
+from ..._core.account import Account
+from ..._core.claims import Claim, Short
 from ._companion import Companion
 from ._view import View
 

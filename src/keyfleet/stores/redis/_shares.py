@@ -29,8 +29,9 @@ from math import inf
 from typing import Final
 
 from ..._clock import Clock
+from ..._core.account import Account
 from ..._core.bucket import Bucket, Mark
-from ..._core.ledger import Account, Claim, Reservation, Settlement, State
+from ..._core.claims import Claim, Reservation, Settlement, State
 from ..._limits import Costs
 from ...errors import ConfigError
 from . import _wire as wire

@@ -11,8 +11,10 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from ..._clock import Clock, SystemClock
+from ..._core.account import Account
+from ..._core.claims import Answer, Claim, Settlement, Short
 from ..._core.health import News
-from ..._core.ledger import LIFETIME, Account, Answer, Claim, LimitsFor, Settlement, Short
+from ..._core.ledger import LIFETIME, LimitsFor
 from ..._keys import ApiKey
 from ..._protocols import Member
 from ...errors import ConfigError, StoreError

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..._core.account import Account
 from ..._core.bucket import Bucket, Mark
-from ..._core.ledger import (
-    Account,
-    Ledger,
-    LimitsFor,
-    Reservation,
-    Settlement,
-    State,
-)
+from ..._core.claims import Reservation, Settlement, State
+from ..._core.ledger import Ledger, LimitsFor
 from ..._limits import Costs
 from . import _wire as wire
 

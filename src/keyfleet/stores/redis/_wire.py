@@ -14,17 +14,11 @@ from struct import Struct
 from typing import Final
 from urllib.parse import quote
 
+from ..._core.account import Account
 from ..._core.bucket import Bucket
-from ..._core.ledger import (
-    Account,
-    LimitsFor,
-    Reservation,
-    Settlement,
-    State,
-    bucket_of,
-    mark_of,
-    name_of,
-)
+from ..._core.claims import Reservation, Settlement, State
+from ..._core.ledger import LimitsFor
+from ..._core.readings import bucket_of, mark_of, name_of
 from ..._limits import RULES, Costs, Limit
 from ..._outcome import Kind, Outcome, Reading
 

@@ -12,16 +12,9 @@ from typing import Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..._core.ledger import (
-    Account,
-    Claim,
-    Guard,
-    LimitsFor,
-    Oversize,
-    Reservation,
-    Settlement,
-    Short,
-)
+from ..._core.account import Account
+from ..._core.claims import Claim, Guard, Oversize, Reservation, Settlement, Short
+from ..._core.ledger import LimitsFor
 from ..._keys import ApiKey, Secret
 from ..._limits import DAY, Costs, Limits, Metric
 from ..._outcome import Kind, Outcome, Reading

@@ -1,0 +1,96 @@
+"""Who listens to a pool, and what they are told of what happens in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ._core.effects import Grant, Settle
+from ._core.health import State
+from ._outcome import Kind
+from ._usage import Usage
+from .errors import CannotServe, WaitTimeout
+from .events import (
+    Event,
+    KeyDown,
+    KeyUp,
+    Leased,
+    Listener,
+    OwnersMerged,
+    Settled,
+    Throttled,
+    Waited,
+)
+
+
+class Audience:
+    """The listeners of one pool. They are told outside its lock."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self.listeners = tuple(listeners)
+        #: How often one of them raised.
+        self.failed = 0
+
+    def tell(self, event: Event) -> None:
+        """Call every listener with an event."""
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:  # a listener's fault is its own, not the call's
+                self.failed += 1
+
+    def leased(self, grant: Grant) -> None:
+        """Tell that a call was granted a key."""
+        self.tell(
+            Leased(
+                key_id=grant.key.key_id,
+                owner=grant.seat.account.owner,
+                model=grant.demand.model,
+                waited_for=grant.waited_for,
+            )
+        )
+
+    def gave_up(self, refusal: CannotServe) -> None:
+        """Tell that a call was not granted any."""
+        waited_for = refusal.waited_for if isinstance(refusal, WaitTimeout) else 0.0
+        self.tell(
+            Waited(model=refusal.model, waited_for=waited_for, code=refusal.code, why=refusal.why)
+        )
+
+    def ended(self, settle: Settle, usage: Usage | None, now: float) -> None:
+        """Tell what became of an attempt in the end."""
+        grant, outcome = settle.grant, settle.outcome
+        key_id, owner = grant.key.key_id, grant.seat.account.owner
+        model = grant.demand.model
+        if outcome is not None and outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
+            self.tell(
+                Throttled(
+                    key_id=key_id,
+                    owner=owner,
+                    model=model,
+                    code=outcome.code,
+                    retry_after=outcome.retry_after,
+                )
+            )
+        self.tell(
+            Settled(
+                key_id=key_id,
+                owner=owner,
+                model=model,
+                outcome=outcome.kind.value if outcome is not None else "released",
+                usage=usage,
+                held_for=now - grant.at,
+            )
+        )
+
+    def moved(self, changed: Iterable[tuple[str, State, str]]) -> None:
+        """Tell which keys, owners and models are in use, or left alone, from now on."""
+        for name, state, reason in changed:
+            if state is State.CLOSED:
+                self.tell(KeyUp(subject=name))
+            else:
+                self.tell(KeyDown(subject=name, state=state.value, reason=reason))
+
+    def merged(self, merges: Iterable[tuple[str, str]]) -> None:
+        """Tell which organizations turned out to be one."""
+        for organization, into in merges:
+            self.tell(OwnersMerged(organization=organization, into=into))

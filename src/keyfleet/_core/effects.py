@@ -1,0 +1,151 @@
+"""What a flow asks of its driver, and the grant that it is about.
+
+A driver answers each effect with ``(now, result)``: `Reserve` with the store's answer, `Send` with
+a `flow.Reply`, the others with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._keys import ApiKey
+from .._limits import Costs
+from .._outcome import NOTHING, OK, Observation, Outcome
+from .._usage import Demand
+from .account import Account
+from .claims import Claim, Reservation, Settlement
+from .frontier import Frontier
+from .health import Subject
+from .queue import Lane, Ticket
+from .routes import Seat
+
+
+class Grant:
+    """What a call got: a key and a reservation on its owner."""
+
+    __slots__ = (
+        "at",
+        "demand",
+        "entered_at",
+        "key",
+        "key_subject",
+        "lane",
+        "reservation",
+        "reserved_at",
+        "seat",
+    )
+
+    def __init__(
+        self,
+        demand: Demand,
+        lane: Lane,
+        seat: Seat,
+        key: tuple[ApiKey, Subject],
+        reservation: Reservation,
+        entered_at: float,
+        at: float,
+        reserved_at: float | None = None,
+    ) -> None:
+        self.demand = demand
+        self.lane = lane
+        self.seat = seat
+        self.key, self.key_subject = key
+        self.reservation = reservation
+        self.entered_at = entered_at
+        #: When it was reserved, and when its waiter accepted it: a busy loop comes to that later.
+        self.reserved_at = at if reserved_at is None else reserved_at
+        self.at = at
+
+    @property
+    def waited_for(self) -> float:
+        """Seconds from the call's entry to its grant."""
+        return self.at - self.entered_at
+
+
+class Reserve:
+    """Effect: ask the store; the answer is for `ticket`, which need not be the caller's.
+
+    `frontier` has given the claim's accounts, `due`, where not all usable ones are in it.
+    """
+
+    __slots__ = ("claim", "due", "frontier", "ticket")
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        claim: Claim,
+        frontier: Frontier | None = None,
+        due: Sequence[Account] = (),
+    ) -> None:
+        self.ticket = ticket
+        self.claim = claim
+        self.frontier = frontier
+        self.due = due
+
+
+class Wait:
+    """Effect: sleep until the instant `until`, or until the ticket is woken."""
+
+    __slots__ = ("ticket", "until")
+
+    def __init__(self, ticket: Ticket | None, until: float) -> None:
+        self.ticket = ticket
+        self.until = until
+
+
+class Send:
+    """Effect: send the request with the grant's key; answered by a `Reply`."""
+
+    __slots__ = ("grant",)
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+
+
+class Settle:
+    """Effect: tell the store and the scheduler what became of a grant, so far or in the end.
+
+    `used` is what the provider's limits counted; ``None`` = still in flight.
+    """
+
+    __slots__ = ("grant", "observation", "outcome", "used")
+
+    def __init__(
+        self,
+        grant: Grant,
+        used: Costs | None,
+        outcome: Outcome | None,
+        observation: Observation = NOTHING,
+    ) -> None:
+        self.grant = grant
+        self.used = used
+        self.outcome = outcome
+        self.observation = observation
+
+    def settlement(self) -> Settlement:
+        """Return what the store is to know. Levels of an attempt not charged say nothing."""
+        outcome, observation = self.outcome, self.observation
+        if outcome is OK and observation is NOTHING:
+            return Settlement(self.grant.reservation, self.used)
+        return Settlement(
+            self.grant.reservation,
+            self.used,
+            observation.readings if outcome is None or outcome.charged else (),
+            outcome if outcome is not None and not outcome.ok else None,
+            anchors=observation.anchors,
+        )
+
+
+class Release:
+    """Effect: give back a reservation that nobody accepted; nothing was sent."""
+
+    __slots__ = ("reservation",)
+
+    def __init__(self, reservation: Reservation) -> None:
+        self.reservation = reservation
+
+
+Effect = Reserve | Wait | Send | Settle | Release
+
+#: What a driver answers: the instant, and what came of the effect.
+Told = tuple[float, object]
