@@ -52,7 +52,7 @@ for _, kind in ipairs({ 'r', 'x', 't' }) do
   if left > call('PTTL', into .. kind) then call('PEXPIRE', into .. kind, left) end
   call('DEL', from .. kind)
 end
-call('DEL', from .. 'n', from .. 'w')
+call('DEL', from .. 'n', from .. 'w', from .. 'v')
 call('HSET', from .. 'o', '>', ARGV[2])
 call('PEXPIRE', from .. 'o', KEPT_FOR)
 return { 0 }

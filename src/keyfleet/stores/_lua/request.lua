@@ -9,23 +9,25 @@
 --   t            sorted set: ids of expired reservations by the instant when they are forgotten
 --   n            set: the families that have a hash
 --   w            sorted set: processes that wait for a slot, by arrival
--- The last of KEYS is a prefix below which stand
+--   v            sorted set: the same by when they asked last, where messages tell nobody who hears
+-- The last of KEYS is a prefix below which stands
 --   s:<process>  string: the number of the last batch of settlements that was taken in.
---   w:<process>  channel on which the process is told of slots that came free.
+-- On the channel `keyfleet:3:<namespace>:w:<process>` a process is told of slots that came free.
 --
 -- ARGV[1] is all in one, since each argument costs: what bucket.lua reads; then the batch's number
--- (-1 = there is none), for how long shares are lent, of which part of what is there; whether the
--- process waits in any row, of which of KEYS it waits in the row no more (0 = none); how many accounts,
+-- (-1 = there is none), for how long shares are lent, of which part of what is there; whether this is
+-- a cluster's node, whether the process waits in any row, of which of KEYS it waits in the row no more (0 = none); how many accounts,
 -- settlements and claims there are, where the accounts begin, the process.
 -- Then of each settlement its account, its id, its length and what it says, see settle.lua.
 -- Then of each claim, see `next_claim`. Accounts are told by their place, from 1 on.
 -- Last of each account its length and what is configured of it, then the length of the levels at
 -- which what it lacks is to be made, and those; 0 = it is not to be made.
 
-local batch, lends_for, fraction, waited, leaves, accounts, settlements, claims, accounts_at, process
-batch, lends_for, fraction, waited, leaves, accounts, settlements, claims, accounts_at, process,
-  position = unpack('>dddBHHHHI4s', ARGV[1], position)
-local channels = KEYS[#KEYS] .. 'w:'
+local batch, lends_for, fraction, clustered, waited, leaves, accounts, settlements, claims
+local accounts_at, process
+batch, lends_for, fraction, clustered, waited, leaves, accounts, settlements, claims, accounts_at, process,
+  position = unpack('>dddBBHHHHI4s', ARGV[1], position)
+local channels = string.match(KEYS[#KEYS], '^[^{]*') .. 'w:' -- the same for all owners
 
 local opened, blobs, all_levels = {}, {}, {}
 

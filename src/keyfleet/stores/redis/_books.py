@@ -153,7 +153,9 @@ class Books:
         keys = places.keys
         if leaves:
             keys.append(leaves)
-        heading = Heading(self.clock(), self.process, waits, self.lends_for, self.fraction())
+        heading = Heading(
+            self.clock(), self.process, self.by_owner, waits, self.lends_for, self.fraction()
+        )
         text = text_of(heading, batch, settlements, claims, places, len(keys) if leaves else 0)
         keys.append(self.group_prefix(group))
         return Round(group, asks, batch, keys, text, places.accounts, self._clock.now())

@@ -65,7 +65,7 @@ class Claims:
         self.granted_alone = 0
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
-        self._row = Row(books.view, companion)
+        self._row = Row(books.view, companion, clustered=books.by_owner)
         self._booked_until = -inf
 
     def at_once(self, claim: Claim, now: float) -> Reservation | Short | None:
@@ -280,7 +280,7 @@ class Claims:
             return oversize if oversize is not None else Short(None, inf)
         if held is not None and held.starts_at <= best.ready_at:
             return Short(held.account, held.starts_at, booking=held)
-        if best.account is None or not claim.books_for > 0:
+        if best.account is None or best.ready_at == inf or not claim.books_for > 0:
             return best
         booked = yield from self._ask([best.account], claim, claim.books_for, None)
         if held is not None:
@@ -328,7 +328,7 @@ class Claims:
                 claim.costs,
                 create,
                 again,
-                waits=books_for > 0 and self._companion.listening.is_set(),
+                waits=claim.books_for > 0 and self._companion.listening.is_set(),
                 horizon=wire.microseconds(books_for) if books_for > 0 else -1,
                 held=held,
                 wants=wants,
@@ -394,8 +394,7 @@ class Claims:
             if self._companion.listening.is_set():
                 expires_at = min(expires_at, self._row.joined(ask.accounts, now))
             elif self._books.freed is not None:
-                if not self._books.by_owner:
-                    self._companion.listen()
+                self._companion.listen()
                 expires_at = min(expires_at, now + LISTENS_WITHIN)
         return Short(account, now + answered.after, expires_at)
 

@@ -36,8 +36,6 @@ from ._server import HEALTH, Part, Replies, Server
 
 #: Seconds between exchanges where nothing happens: within them a lost message is made up for.
 EXCHANGES_EVERY: Final = 1.0
-#: The same where no messages come: in a cluster.
-ASKS_EVERY: Final = 0.5
 #: Seconds that a claim on a probe lasts, unless it is held on.
 CLAIM_FOR: Final = 5.0
 #: Seconds of them in which a probe may begin: well before another process may claim it.
@@ -380,18 +378,16 @@ class Health:
             if self._pid is not None:  # forked: the threads, and what they sleep on, stayed behind
                 self._some, self._closed = Event(), Event()
             self._pid = pid()
-            work = [self._tell_on] if self._server.is_cluster else [self._tell_on, self._listen]
             self._threads = [
                 Thread(target=one, name=f"keyfleet-health{one.__name__}", daemon=True)
-                for one in work
+                for one in (self._tell_on, self._listen)
             ]
             for thread in self._threads:
                 thread.start()
 
     def _tell_on(self) -> None:
-        every = ASKS_EVERY if self._server.is_cluster else EXCHANGES_EVERY
         while not self._closed.is_set():
-            self._some.wait(every)
+            self._some.wait(EXCHANGES_EVERY)
             self._some.clear()
             if self._closed.is_set():  # read after clearing: `close` writes them the other way
                 return

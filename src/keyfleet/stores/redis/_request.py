@@ -21,7 +21,7 @@ from ._wire import FOREVER, UNUSED
 #: What the script answers to a claim.
 GRANTED, SHORT, OVERSIZE, MISSING, MOVED = 0, 1, 2, 3, 5
 
-_HEADER: Final = Struct(">3dB4HI")
+_HEADER: Final = Struct(">3d2B4HI")
 _CLAIM: Final = Struct(">H3B8d")
 _PLACE: Final = Struct(">H")
 _LENGTH: Final = Struct(">I")
@@ -144,6 +144,7 @@ class Heading:
     Args:
         clock: what bucket.lua reads first, packed.
         process: who asks.
+        clustered: the server is a node of a cluster.
         waits: it stands in a row for slots.
         lends_for: microseconds for which shares are lent; 0 = none is wanted.
         fraction: which part of what is there they may be.
@@ -151,6 +152,7 @@ class Heading:
 
     clock: bytes
     process: str
+    clustered: bool
     waits: bool = False
     lends_for: float = 0.0
     fraction: float = 0.0
@@ -171,6 +173,7 @@ def text_of(
         -1 if batch is None else batch.number,
         heading.lends_for,
         heading.fraction,
+        heading.clustered,
         heading.waits,
         leaves,
         len(places.parts),

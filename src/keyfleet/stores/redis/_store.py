@@ -446,7 +446,8 @@ class RedisStore:
         if not self._books.tell(accounts):
             self._claims.waits_no_more(prefix)
             with self._lock:
-                sent = self._books.round("", leaves=prefix)
+                group = self._books.group(accounts[0].organization) if accounts else ""
+                sent = self._books.round(group, leaves=prefix)
             self._said(sent)
 
     # Closing
