@@ -52,7 +52,6 @@ seconds = st.one_of(
     st.integers(0, 5_000_000),
 ).map(lambda n: n / 1e5)
 sizes = st.integers(0, 2500)
-some = st.integers(1, 2500)
 owner = st.sampled_from(OWNERS)
 ranking = st.lists(owner, min_size=1, max_size=4, unique=True)
 held = st.integers(0, 30)
@@ -88,7 +87,7 @@ prices = st.sampled_from([0.5, 0.5, 1.0, 1.5, 12.0])
 steps = st.one_of(
     st.tuples(st.just("reserve"), ranking, sizes),
     st.tuples(st.just("reserve"), ranking, sizes),
-    st.tuples(st.just("together"), st.lists(st.tuples(ranking, some), max_size=5), st.none()),
+    st.tuples(st.just("together"), st.lists(st.tuples(ranking, sizes), max_size=5), st.none()),
     st.tuples(st.just("settle"), held, sizes),
     st.tuples(st.just("settle"), held, st.just(0)),
     st.tuples(st.just("observe"), held, headers),
