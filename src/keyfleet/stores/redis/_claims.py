@@ -420,7 +420,10 @@ class Claims:
             if self._alone is not None and self._alone.settle(settlement, now):
                 return self._view.take_in(settlement, now)
             self._books.put(settlement, now)
+            # What refills waits for the next claim, which comes as a booking begins; no slot does.
+            slots = any(bucket.period is None for bucket, *_ in reservation.marks)
             freed = self._view.take_in(settlement, now)
-            soon = freed or settlement.outcome is not None or now > self._booked_until
+            urgent = settlement.outcome is not None or (freed and slots)
+            soon = urgent or now > self._booked_until
         self._companion.nudge(soon=soon)
         return freed
