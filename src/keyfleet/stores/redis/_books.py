@@ -149,7 +149,7 @@ class Books:
             )
             for ending in (batch.endings if batch is not None else ())
         ]
-        claims = [self._claim(ask, places) for ask in asks]
+        claims = [self._claim(ask, places, batch) for ask in asks]
         keys = places.keys
         if leaves:
             keys.append(leaves)
@@ -160,12 +160,12 @@ class Books:
         keys.append(self.group_prefix(group))
         return Round(group, asks, batch, keys, text, places.accounts, self._clock.now())
 
-    def _claim(self, ask: Ask, places: Places) -> bytes:
+    def _claim(self, ask: Ask, places: Places, batch: Batch | None) -> bytes:
         known = self.view.know
         now = self._clock.now() if ask.create else 0.0
         ranking = [
             places.candidate(
-                account, known(account), self.view.hints(account, now) if ask.create else None
+                account, known(account), self._hints(account, now, batch) if ask.create else None
             )
             for account in ask.accounts
         ]
@@ -175,6 +175,9 @@ class Books:
         whose = known(held.account)
         holder = places.of(whose.prefix, whose.blob)
         return claim(ask, self.identify(ask.number), ranking, holder, self.identify(held.number))
+
+    def _hints(self, account: Account, now: float, batch: Batch | None = None) -> bytes:
+        return self.view.hints(account, self.buffer.others(batch), now)
 
     def arrived(
         self, sent: Round, answer: bytes, now: float
@@ -208,13 +211,13 @@ class Books:
         if last:
             for number, account, taken in alone.open():
                 known, left = self.view.know(account), max(0.0, taken.expires_at - now)
-                levels = self.view.hints(account, now)
+                levels = self._hints(account, now)
                 name, whose = self.identify(number), account.organization
                 ending = wire.kept(whose, name, known.blob, levels, taken.costs, left)
                 self.buffer.add(self.group(whose), ending, first=True)
         for debt in alone.debts():
             account = debt.account
-            known, levels = self.view.know(account), self.view.hints(account, now)
+            known, levels = self.view.know(account), self._hints(account, now)
             ending = wire.spent(account.organization, known.blob, levels, debt.amounts)
             self.buffer.add(self.group(account.organization), ending, first=True)
 
@@ -234,7 +237,7 @@ class Books:
         self.view.merge(organization, into, now)
         for gone, amounts in spent:
             account = self.view.account(into, gone.project, gone.family, now)
-            blob, levels = self.view.know(account).blob, self.view.hints(account, now)
+            blob, levels = self.view.know(account).blob, self._hints(account, now)
             self.buffer.add(self.group(into), wire.spent(into, blob, levels, amounts))
 
     def _end_batch(

@@ -163,11 +163,21 @@ class View:
         marks = wire.MARK.iter_unpack(numbers)
         return [(bucket, *mark) for bucket, mark in zip(buckets, marks, strict=True)]
 
-    def hints(self, account: Account, now: float) -> bytes:
-        """Return the levels at which buckets are made: as this process last knew them."""
-        by_name = {(bucket.scope, bucket.name): bucket for bucket in account.buckets}
-        limits = self.know(account).limits
-        return wire.levels([by_name[limit].snapshot(now).available for limit in limits])
+    def hints(self, account: Account, pending: Iterable[wire.Ending], now: float) -> bytes:
+        """Return the levels at which buckets are made: as this process last knew them.
+
+        Without what settlements give back that are `pending`: the server takes those in later.
+        """
+        levels = {
+            (bucket.scope, bucket.name): bucket.snapshot(now).available
+            for bucket in account.buckets
+        }
+        for ending in pending:
+            for bucket, *_ in ending.ends.marks if ending.ends is not None else ():
+                name = bucket.scope, bucket.name
+                if bucket in account.buckets:
+                    levels[name] = min(levels[name] - ending.unused[bucket.metric], bucket.capacity)
+        return wire.levels([levels[limit] for limit in self.know(account).limits])
 
     def granted(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
+from operator import sub
 from struct import Struct
 from typing import Final
 from urllib.parse import quote
@@ -57,6 +58,10 @@ class Ending:
     reservation_id: str
     numbers: bytes
     blob: bytes
+    #: What it ends, and what of that was not used (less than none: what was used more); the view
+    #: has that already.
+    ends: Reservation | None = None
+    unused: Costs = UNUSED
 
 
 def microseconds(seconds: float) -> float:
@@ -146,7 +151,12 @@ def ending(
         *reservation.costs,
     )
     organization = reservation.account.organization
-    return Ending(organization, reservation_id, b"".join((numbers, *told, refusal)), blob)
+    text = b"".join((numbers, *told, refusal))
+    if not ends:
+        return Ending(organization, reservation_id, text, blob)
+    held, used = UNUSED if expired else reservation.costs, settlement.used or UNUSED
+    unused = tuple(map(sub, held, used))
+    return Ending(organization, reservation_id, text, blob, reservation, unused)
 
 
 def undoing(organization: str, reservation_id: str, blob: bytes, costs: Costs) -> Ending:
