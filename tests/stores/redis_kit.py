@@ -130,9 +130,11 @@ def together(store: RedisStore, claims: Sequence[Claim]) -> list[Answer]:
     while asks:
         riders = {number: store._rounds.join(ask) for number, ask in asks.items()}
         leader = next(iter(riders.values()))
-        sent, along = store._rounds.leave(leader)
-        assert along == list(riders.values()), "all of them, in their order"
-        store._rounds.arrived(sent, along, store._server.turn(sent.keys, sent.text, sent.sent_at))
+        departure = store._rounds.leave(leader)
+        assert departure.riders == list(riders.values()), "all of them, in their order"
+        sent = store._rounds.step(departure)
+        answer = store._server.turn(sent.keys, sent.text, sent.sent_at)
+        store._books.tell(store._rounds.arrived(departure, sent, answer))
         asks = {}
         for number, rider in riders.items():
             try:

@@ -20,8 +20,10 @@ from collections.abc import Callable
 from typing import Final
 
 from ..._clock import Clock
+from ..._core.account import Account
 from ...errors import StoreError
 from ._books import Books
+from ._buffer import Batch
 from ._process import pid
 from ._request import Answered, Ask, Round
 from ._server import Lost
@@ -62,6 +64,17 @@ class Rider:
         return self.answered
 
 
+class Departure:
+    """Who goes with one step, the leader first, and the settlements that ride along."""
+
+    __slots__ = ("batch", "group", "riders")
+
+    def __init__(self, riders: list[Rider], batch: Batch | None) -> None:
+        self.group = riders[0].ask.group
+        self.riders = riders
+        self.batch = batch
+
+
 class Rounds:
     """The steps of one process's threads, or of one event loop. Its books' lock guards them."""
 
@@ -92,39 +105,56 @@ class Rounds:
                 waiting.append(rider)
         return rider
 
-    def leave(self, rider: Rider) -> tuple[Round, list[Rider]]:
-        """Return the step that a leader carries over, and those that go with it."""
-        group = rider.ask.group
+    def leave(self, leader: Rider) -> Departure:
+        """Return what a leader carries over, for itself and those that go along."""
+        group = leader.ask.group
         with self._lock:
             waiting = self._waiting[group]
-            riders, self._waiting[group] = [rider, *waiting[: AT_MOST - 1]], waiting[AT_MOST - 1 :]
-            asks = [one.ask for one in riders if one.ask.accounts]
-            batch = self._books.buffer.begin(group)
-            sent = self._books.round(group, asks, waits=self._waits(), batch=batch)
-            for one in riders:
-                one.ask.sent_at = sent.sent_at
-            return sent, riders
+            others, self._waiting[group] = waiting[: AT_MOST - 1], waiting[AT_MOST - 1 :]
+            return Departure([leader, *others], self._books.buffer.begin(group))
 
-    def arrived(self, sent: Round, riders: list[Rider], answer: bytes) -> None:
-        """Hand out what a step answered, and let the next one leave."""
+    def step(self, departure: Departure) -> Round:
+        """Return the step that it is."""
+        asks = [rider.ask for rider in departure.riders if rider.ask.accounts]
+        with self._lock:
+            sent = self._books.round(
+                departure.group, asks, waits=self._waits(), batch=departure.batch
+            )
+            for rider in departure.riders:
+                rider.ask.sent_at = sent.sent_at
+        return sent
+
+    def arrived(self, departure: Departure, sent: Round, answer: bytes) -> list[Account]:
+        """Hand out what a step answered, and let the next one leave.
+
+        Returns the accounts that have more, if who waits for them is to be told.
+        """
+        riders = departure.riders
         with self._lock:
             answers, freed = self._books.arrived(sent, answer, self._clock.now())
             left = iter(answers)
             for rider in riders:
                 rider.answered = next(left) if rider.ask.accounts else NOTHING
-            next_one = self._next(sent.group)
+            next_one = self._next(departure.group)
         self._wake(riders[1:], next_one)
-        if freed and riders[0].ask.tells:
-            self._books.tell(freed)
+        return freed if riders[0].ask.tells else []
 
-    def failed(self, sent: Round, riders: list[Rider], error: BaseException) -> None:
-        """Tell those that went along that their step failed, and let the next one leave."""
+    def failed(self, departure: Departure, error: BaseException) -> None:
+        """Tell those that went along that their step failed, and let the next one leave.
+
+        Where no answer came it is told to those that wait too: they have waited as long.
+        """
+        riders = departure.riders[1:]
         with self._lock:
-            self._books.buffer.failed(sent.batch)
-            for rider in riders[1:]:
+            self._books.buffer.failed(departure.batch)
+            if isinstance(error, Lost):
+                waiting = self._waiting[departure.group]
+                riders += waiting
+                waiting.clear()
+            for rider in riders:
                 rider.error = _same(error)
-            next_one = self._next(sent.group)
-        self._wake(riders[1:], next_one)
+            next_one = self._next(departure.group)
+        self._wake(riders, next_one)
 
     def quit(self, rider: Rider) -> None:
         """Take out who gives up before its step has left."""

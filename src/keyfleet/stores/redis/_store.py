@@ -271,13 +271,15 @@ class RedisStore:
                 rounds.quit(rider)
                 raise
         if rider.leads:
-            sent, riders = rounds.leave(rider)
+            departure = rounds.leave(rider)
             try:
+                sent = rounds.step(departure)
                 answer = self._server.turn(sent.keys, sent.text, sent.sent_at)
-                rounds.arrived(sent, riders, answer)
+                freed = rounds.arrived(departure, sent, answer)
             except BaseException as error:  # also an interrupt: those that went along go on
-                rounds.failed(sent, riders, error)
+                rounds.failed(departure, error)
                 raise
+            self._books.tell(freed)
         return rider.result()
 
     async def areserve(self, claim: Claim, now: float) -> Answer:
@@ -318,13 +320,15 @@ class RedisStore:
                 rounds.quit(rider)
                 raise
         if rider.leads:
-            sent, riders = rounds.leave(rider)
+            departure = rounds.leave(rider)
             try:
+                sent = rounds.step(departure)
                 answer = await self._server.aturn(sent.keys, sent.text, sent.sent_at)
-                rounds.arrived(sent, riders, answer)
+                freed = rounds.arrived(departure, sent, answer)
             except BaseException as error:  # also cancellation: those that went along go on
-                rounds.failed(sent, riders, error)
+                rounds.failed(departure, error)
                 raise
+            self._books.tell(freed)
         return rider.result()
 
     # Settle
