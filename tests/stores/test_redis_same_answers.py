@@ -399,3 +399,23 @@ def test_a_rate_that_was_slowed_grows_back_alike(server: TestServer) -> None:
         assert waits == [0.0, 0.0]
     finally:
         twins.close()
+
+
+@pytest.mark.parametrize("which", [0, 1, 3])
+def test_a_limit_that_is_told_counts_later_calls_of_the_same_step_alike(
+    server: TestServer, which: int
+) -> None:
+    """They were made at one instant there; the level that was told is without the later ones."""
+    twins = Twins(server.url)
+    try:
+        cedar = ("cedar", None)
+        twins.known.add(cedar)
+        twins.together([([cedar], 100 + size) for size in range(4)])
+        told = Reading(metric=Metric.TOKENS, limit=6000.0, level=5000.0, period=MINUTE)
+        twins.tell(which, used=None, readings=(told,))
+        twins.reserve([cedar], 10)
+        (bucket,) = twins.held[-1][1].account.buckets
+        later = sum(100 + size for size in range(which + 1, 4))
+        assert bucket.level == pytest.approx(5000 - later - 25 - 10, abs=1)
+    finally:
+        twins.close()
