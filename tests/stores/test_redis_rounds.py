@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from tests.stores.redis_kit import TestServer, together
 
-from keyfleet import Limits
+from keyfleet import Demand, KeyPool, Limits, Organization, Usage
 from keyfleet._core.account import Account
 from keyfleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
 from keyfleet._keys import ApiKey, Secret
-from keyfleet._usage import Demand, Usage
 from keyfleet.errors import StoreError
 from keyfleet.stores.redis import RedisStore
 from keyfleet.stores.redis._rounds import AT_MOST
@@ -365,3 +364,22 @@ def test_who_waits_for_a_step_that_is_lost_waits_for_one_more_at_most(store: Red
     assert gate.left == 2
     store.flush()  # what was lost twice is undone by that
     assert level(store) == before
+
+
+async def test_tasks_of_a_pool_share_round_trips(server: TestServer) -> None:
+    acme = Organization(
+        name="acme", keys=("sk-acme-0123456789abcdef",), limits=Limits(rpm=6_000_000)
+    )
+    store = RedisStore(server.url, namespace=f"rounds-{next(NAMES)}")
+    async with KeyPool([acme], store=store) as pool:
+        for one in pool.keys:  # nobody answers here, so nobody is on trial
+            pool._fleet.key_subject(one).proven = True
+
+        async def work() -> None:
+            for _ in range(10):
+                lease = await pool.alease(Demand(model="m"))
+                await asyncio.sleep(0)
+                await lease.asettle(Usage())
+
+        await asyncio.gather(*(work() for _ in range(32)))
+    assert store.steps <= 320 / 3
