@@ -25,9 +25,9 @@
 -- ledgers part, until the next answer tells both the same.
 --
 -- Each run of a script makes its functions anew, and each name that a function takes from outside
--- costs. So constants are written in where they are used, and what is seldom needed stands in files
--- that end in `return`: each is a function of the file's name, which `needed` calls once (`Script` in
--- `redis/_server.py` does both).
+-- costs. So constants, and functions of the server's libraries, are written in where they are used;
+-- and what is seldom needed stands in files that end in `return`: each is a function of the file's
+-- name, which `needed` calls once (`Script` in `redis/_server.py` does both).
 
 local BUCKET = '>ddddddddddddddddddddddddd'
 local MARGIN = 0.25 -- seconds of refill

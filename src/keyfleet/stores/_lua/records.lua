@@ -78,7 +78,7 @@ local function save_records(o)
       set[#set + 1] = pack(RECORD, r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2],
         c[3], c[4], c[5], c[6], r.family, r.project, r.names)
       if r.due then
-        due[#due + 1] = string.format('%.0f', r.due)
+        due[#due + 1] = r.due
         due[#due + 1] = id
       end
     end

@@ -41,18 +41,22 @@ from ._process import pid
 _LUA: Final = files("keyfleet.stores").joinpath("_lua")
 
 
-#: A line of constants: ``local OPEN, BOOKED = 0, 1 -- what they are``.
-_CONSTANTS: Final = re.compile(r"^local ([A-Z][A-Z_, ]*) = (.*?)(?: --.*)?$")
-#: What is left alone (a string, a comment), or a name.
-_WORD: Final = re.compile(r"'[^']*'|--.*|\b[A-Z][A-Z_]+\b")
+#: A line of constants: ``local OPEN, BOOKED = 0, 1 -- what they are``. So are functions of the
+#: server's libraries: ``local floor, ceil = math.floor, math.ceil``.
+_CONSTANTS: Final = re.compile(
+    r"^local ([A-Z][A-Z_, ]*) = ([^{]*?)(?: --.*)?$|"
+    r"^local ([a-z, ]+) = ((?:[a-z]+\.[a-z]+(?:, )?)+)$"
+)
+#: What is left alone (a string, a comment), or a name that belongs to nothing else.
+_WORD: Final = re.compile(r"'[^']*'|--.*|(?<![.\w])[A-Za-z][A-Za-z_]+\b")
 
 
 class Script:
     """A script as the server keeps it: its text, and the digest by which it is called.
 
     It is joined from files. The server makes all functions of a script anew whenever it runs it,
-    and each takes time for each name that it uses from outside. So constants are written in where
-    they are used; and a module becomes a function of its name, which makes what the file holds once
+    and each takes time for each name that it uses from outside. So constants, and functions of the
+    server's libraries, are written in where they are used; and a module becomes a function of its name, which makes what the file holds once
     that is needed.
     """
 
@@ -68,11 +72,13 @@ def _prepared(file: str, constants: dict[str, str]) -> str:
     text = _LUA.joinpath(f"{file}.lua").read_text("utf-8")
     for line in text.splitlines():
         found = _CONSTANTS.match(line)
-        if found is None or "{" in found[2]:
+        if found is None:
             lines.append(_WORD.sub(lambda word: constants.get(word[0], word[0]), line))
-            continue
-        names, values = found[1].split(", "), found[2].split(", ")
-        constants.update(zip(names, (f"({value})" for value in values), strict=True))
+        elif found[1]:
+            values = [f"({value})" for value in found[2].split(", ")]
+            constants.update(zip(found[1].split(", "), values, strict=True))
+        else:
+            constants.update(zip(found[3].split(", "), found[4].split(", "), strict=True))
     body = "\n".join(lines)
     return f"local function {file}()\n{body}\nend" if file in _MODULES else body
 
