@@ -56,8 +56,8 @@ class Script:
 
     It is joined from files. The server makes all functions of a script anew whenever it runs it,
     and each takes time for each name that it uses from outside. So constants, and functions of the
-    server's libraries, are written in where they are used; and a module becomes a function of its name, which makes what the file holds once
-    that is needed.
+    server's libraries, are written in where they are used; and a module becomes a function of its
+    name, which makes what the file holds once that is needed.
     """
 
     def __init__(self, *files: str) -> None:
