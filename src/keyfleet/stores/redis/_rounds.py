@@ -159,12 +159,11 @@ class Rounds:
     def quit(self, rider: Rider) -> None:
         """Take out who gives up before its step has left."""
         with self._lock:
-            next_one = None
-            if rider.ask.sent_at is None:
-                if rider.leads:
-                    next_one = self._next(rider.ask.group)
-                else:
-                    self._waiting[rider.ask.group].remove(rider)
+            next_one, waiting = None, self._waiting.get(rider.ask.group, [])
+            if rider.leads:
+                next_one = self._next(rider.ask.group)
+            elif rider in waiting:  # else its step has left
+                waiting.remove(rider)
         self._wake([], next_one)
 
     def _next(self, group: str) -> Rider | None:
