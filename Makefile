@@ -78,7 +78,7 @@ contracts: .venv/.synced  ## import-linter: who may import whom
 bench: .venv/.synced  ## what a lease costs, and what a call costs more than without a pool
 	@$(BIN)/python benchmarks/overhead.py
 
-race: .venv-race/.synced  ## race keyfleet with what people use today: docs/race.md, docs/race.png (3/4 h)
+race: .venv-race/.synced  ## race keyfleet with what people use today: docs/race.md, docs/race.png (1 1/2 h)
 	@.venv-race/bin/python -m benchmarks.race --write $(ARGS)
 
 race-simulated: .venv/.synced  ## keyfleet's core alone in the same race, on a simulated clock

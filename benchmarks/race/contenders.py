@@ -97,11 +97,11 @@ def _routed(router: Any, job: Job) -> Awaitable[object]:
 
 
 def keyfleet_litellm(scenario: Scenario, base_url: str) -> Ask:
-    """keyfleet under LiteLLM, where a call's timeout covers its wait for headroom too."""
+    """keyfleet under LiteLLM's Router."""
     from litellm_keyfleet import KeyfleetRouting
 
-    router = _router(scenario, base_url, timeout=600.0)
-    KeyfleetRouting.install(router)
+    router = _router(scenario, base_url, timeout=scenario.timeout)
+    KeyfleetRouting.install(router, wait_timeout=600.0)
     return lambda job: _routed(router, job)
 
 

@@ -17,7 +17,7 @@ _INTRO = """\
 # The race
 
 The same batch over the same mock provider, by each contender in turn; made by `make race`, which
-takes three quarters of an hour. Provider, contender and the race itself are processes of one
+takes an hour and a half. Provider, contender and the race itself are processes of one
 machine, over loopback HTTP: a busy machine shows all of them slower.
 
 ![What share of the quota was used, and what was lost](race.png)

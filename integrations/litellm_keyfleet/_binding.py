@@ -87,7 +87,7 @@ def foreign(found: Any) -> Deployment:
 
 
 def timeout_of(router: Any, kwargs: Mapping[str, Any]) -> float | None:
-    """Return the seconds a request may wait: as long as it may take."""
+    """Return the seconds that a request may take."""
     value = kwargs.get("timeout")
     if value is None and kwargs.get("stream"):
         value = kwargs.get("stream_timeout") or getattr(router, "stream_timeout", None)

@@ -9,7 +9,8 @@ the Proxy made a new one or changed its strategy.
 
 ``KEYFLEET_CONFIG`` names a configuration file whose keys are the deployments' credentials; without
 it the pool is made of the Proxy's ``model_list``, with the strategy ``KEYFLEET_STRATEGY`` and the
-store ``KEYFLEET_STORE``. Several workers need a store that they share.
+store ``KEYFLEET_STORE``. Several workers need a store that they share. ``KEYFLEET_WAIT_TIMEOUT`` is
+how many seconds a call may wait for headroom, where its own timeout is to bound the request alone.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class ProxyHandler(CustomLogger):
                     pool=self._configured(),
                     strategy=os.environ.get("KEYFLEET_STRATEGY", "headroom-weighted"),
                     store=os.environ.get("KEYFLEET_STORE", "memory"),
+                    wait_timeout=_wait_timeout(),
                 )
             except ConfigError as error:
                 self._failed = router
@@ -94,6 +96,18 @@ class ProxyHandler(CustomLogger):
         if path and self._pool is None:
             self._pool = KeyPool.from_config(path)
         return self._pool
+
+
+def _wait_timeout() -> float | None:
+    told = os.environ.get("KEYFLEET_WAIT_TIMEOUT")
+    if not told:
+        return None
+    try:
+        return float(told)
+    except ValueError:
+        raise ConfigError(
+            f"KEYFLEET_WAIT_TIMEOUT is {told!r}, not a number", cure="Give seconds, such as 600"
+        ) from None
 
 
 def _warn_of_workers(pool: KeyPool) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from keyfleet._protocols import Store, Strategy
@@ -50,11 +50,18 @@ class KeyfleetRouting:
     Args:
         router: whose deployments are chosen.
         make: makes the fleet of a ``model_list``.
+        wait_timeout: seconds that a call may wait for headroom; ``None`` = its `timeout`.
     """
 
-    def __init__(self, router: Router, make: Callable[[Sequence[Deployment]], Fleet]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        make: Callable[[Sequence[Deployment]], Fleet],
+        wait_timeout: float | None = None,
+    ) -> None:
         self._router: Callable[[], Router | None] = weakref.ref(router)
         self._make = make
+        self._wait_timeout = wait_timeout
         self._fleet = make(router.model_list)
         self._saved: dict[str, Any] = {}
         self._said_lost = False
@@ -68,6 +75,7 @@ class KeyfleetRouting:
         pool: KeyPool | None = None,
         strategy: Strategy | str = "headroom-weighted",
         store: Store | str = "memory",
+        wait_timeout: float | None = None,
     ) -> KeyfleetRouting:
         """Let keyfleet choose the deployments of an existing Router, and return what does.
 
@@ -78,20 +86,27 @@ class KeyfleetRouting:
             strategy: for a pool made here: a strategy or its name; see `keyfleet.strategies`.
             store: for a pool made here: where its buckets live, or the URL of a store that
                 processes share, such as ``"redis://..."``.
+            wait_timeout: seconds that each attempt may wait for headroom, apart from the `timeout`
+                of its request. ``None`` = as long as that.
 
         Raises:
             ConfigError: no deployment, deployments that don't fit the pool, an unknown strategy,
-                a store that can't be opened.
+                a store that can't be opened, a `wait_timeout` that is not positive.
         """
+        if wait_timeout is not None and not wait_timeout > 0:
+            raise ConfigError(
+                f"wait_timeout is {wait_timeout!r}, and a call may not wait at all",
+                cure="Give seconds above 0, or leave it out: a call waits at most its timeout",
+            )
         installed = router.__dict__.get("async_get_available_deployment")
         if isinstance(getattr(installed, "__self__", None), KeyfleetRouting):
             installed.__self__.uninstall()
         if pool is None:
             make = Maker(strategy, store)
-            routing = cls(router, make)
+            routing = cls(router, make, wait_timeout)
         else:
             given = pool
-            routing = cls(router, lambda models: fleet_in(models, given))
+            routing = cls(router, lambda models: fleet_in(models, given), wait_timeout)
         routing._take_over(router)
         return routing
 
@@ -173,7 +188,7 @@ class KeyfleetRouting:
         specific_deployment: bool | None = False,
         request_kwargs: dict[str, Any] | None = None,
     ) -> Deployment:
-        """Return a deployment with a lease on it; waits for headroom, up to the timeout."""
+        """Return a deployment with a lease on it; waits for headroom, up to the time-out."""
         router: Any = self._asked()
         kwargs = {} if request_kwargs is None else request_kwargs
         fleet = self._current(router)
@@ -195,7 +210,7 @@ class KeyfleetRouting:
         way = gate()
         await way.turn()
         try:
-            lease = await fleet.pool.alease(demand, timeout=timeout_of(router, kwargs))
+            lease = await fleet.pool.alease(demand, timeout=self._may_wait(router, kwargs))
         except (CannotServe, PoolClosed, ConfigError) as error:
             raise refusal(error, model) from error
         if request_kwargs is None or lease.key_id not in offer.deployments:
@@ -229,13 +244,16 @@ class KeyfleetRouting:
                 return foreign(found)
         plan, demand = asks(offer, model, messages, input, kwargs)
         try:
-            lease = fleet.pool.lease(demand, timeout=timeout_of(router, kwargs))
+            lease = fleet.pool.lease(demand, timeout=self._may_wait(router, kwargs))
         except (CannotServe, PoolClosed, ConfigError) as error:
             raise refusal(error, model) from error
         if request_kwargs is None or lease.key_id not in offer.deployments:
             lease.release()
             return unleased(lease, offer, model)
         return bound(lease, plan, offer, kwargs)
+
+    def _may_wait(self, router: Any, kwargs: Mapping[str, Any]) -> float | None:
+        return timeout_of(router, kwargs) if self._wait_timeout is None else self._wait_timeout
 
     def _asked(self) -> Router:
         router = self._router()

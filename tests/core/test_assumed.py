@@ -67,6 +67,8 @@ def test_calls_in_flight_are_not_counted_as_let_through() -> None:
         book.take(0.0)
     book.refuse(0.0)
     assert book.limit == pytest.approx(50)
+    ready_at = book.account.ready_at(ONE, 0.0)
+    assert ready_at == pytest.approx(21 * 60 / 50), "let through or refused, each takes one"
 
 
 def test_only_the_last_minute_counts() -> None:

@@ -12,18 +12,21 @@ from keyfleet._core.health import (
     ASK_FOR,
     FAULTS_OF_FLAKY,
     FAULTS_TO_OPEN,
+    HUNG_FOR,
     OPEN_AT_MOST,
     OPEN_FOR,
     OPENINGS_ALIKE,
     PARK_AT_MOST,
     PARK_FOR,
     PROBE_FOR,
+    SLOW_FAULT,
     TABLE,
     Event,
     Level,
     News,
     State,
     Subject,
+    rests_for,
     told_by,
 )
 from keyfleet._outcome import Kind, Outcome
@@ -204,3 +207,25 @@ def test_a_rest_that_goes_on_is_the_same_rest() -> None:
 
 def test_repr_tells_name_and_state() -> None:
     assert repr(subject()) == "<Subject key acme#1: closed>"
+
+
+@pytest.mark.parametrize(
+    ("kind", "took", "rests"),
+    [
+        (Kind.TIMEOUT, 0.5, HUNG_FOR),
+        (Kind.SERVER_ERROR, 0.05, 0.05 * SLOW_FAULT),
+        (Kind.NETWORK, 1.5, 1.5 * SLOW_FAULT),
+        (Kind.NETWORK, 60.0, HUNG_FOR),
+        (Kind.OVERLOADED, 6.0, None),
+        (Kind.RATE_LIMITED, 6.0, None),
+    ],
+)
+def test_a_fault_that_took_long_is_not_asked_for_again_soon(
+    kind: Kind, took: float, rests: float | None
+) -> None:
+    assert rests_for(Outcome(kind=kind), took) == rests
+
+
+def test_a_fault_says_itself_when_to_come_again() -> None:
+    told = Outcome(kind=Kind.SERVER_ERROR, retry_after=90.0)
+    assert rests_for(told, 6.0) == 90.0

@@ -260,6 +260,17 @@ def reading(metric: Metric, limit: float, level: float, **more: float | bool) ->
 
 
 class TestLearn:
+    def test_an_answer_adds_no_refill_to_what_its_call_took_nothing_of(self) -> None:
+        """Such a bucket is marked as it stands then, not as it was last looked at."""
+        book = ledger(acme=Limits(tpm=6000, ipm=600))
+        acme = book.account("acme", None, "m", 0.0)
+        spent = take(book, acme, cost(5000))
+        book.settle(Settlement(spent, cost(5000)), 0.0)
+        picture = take(book, acme, cost(0, images=1), now=30.0)
+        told = Reading(metric=Metric.TOKENS, period=MINUTE, limit=6000, level=4000)
+        book.settle(Settlement(picture, None, (told,)), 30.0)
+        assert levels(acme)["acme:tpm"] <= 4000
+
     def test_headers_make_the_bucket_that_was_not_known(self) -> None:
         book = ledger()
         acme = book.account("acme", None, "m", 0.0)

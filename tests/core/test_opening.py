@@ -18,6 +18,8 @@ from keyfleet._core.opening import (
     FIRST,
     GROWTH,
     PROBED,
+    PROBING_GROWTH,
+    PROBING_STEP,
     REFUSED_WITHIN,
     RETESTED_AFTER,
     TEST,
@@ -180,6 +182,35 @@ def test_a_test_that_was_not_refused_in_time_is_passed() -> None:
     assert not world.openings.resume(world.family, until, until), "that pause has ended"
 
 
+def test_where_a_price_is_learned_nearly_all_of_a_window_must_be_answered() -> None:
+    world = World(6000)
+    world.account.buckets[0].price = 1.2
+    world.account.in_flight = 100
+    instants = world.burst(0.0)
+    world.account.in_flight = 4
+    assert not world.told(instants[-1], OK)
+    world.account.in_flight = 3
+    assert world.told(instants[-1], OK)
+
+
+def test_while_answers_come_a_pause_goes_on() -> None:
+    """Refusals may be among those that a busy client is still to read."""
+    world = World(6000)
+    assert world.told(world.burst(0.0)[-1], OK)
+    assert world.told(world.burst(0.1)[-1], OK, 0.1)
+    assert world.opening.pauses_on(0.1) is None, "no test is under way"
+    world.account.in_flight = 400
+    instants = world.burst(0.2)
+    refilled_at = world.opening.refilled_at
+    assert refilled_at > 2.0
+    assert world.opening.pauses_on(0.2 + REFUSED_WITHIN) is None, "none has come"
+    assert not world.told(instants[-1], OK, 1.0)
+    assert world.opening.pauses_on(1.2) == 1.0 + REFUSED_WITHIN
+    assert world.opening.pauses_on(2.0) is None
+    assert not world.told(instants[-1], OK, refilled_at)
+    assert world.opening.pauses_on(refilled_at - 0.1) == refilled_at, "as much as may go anyway"
+
+
 def test_a_test_s_answer_counts_once_most_of_its_window_is_answered() -> None:
     """A client with hundreds of calls to send must not be taken for a provider that lets all in."""
     world = World(6000)
@@ -273,7 +304,7 @@ def test_a_pause_outlives_its_opening_without_harm() -> None:
     assert world.family.usable
 
 
-def test_where_no_limit_is_known_each_answer_lets_a_tenth_more_through() -> None:
+def test_where_no_limit_is_known_each_answer_lets_a_few_more_through() -> None:
     world, at, steps = World(rpm=None), 0.0, []
     while world.family.opening is not None:
         instants = world.burst(at)
@@ -281,9 +312,9 @@ def test_where_no_limit_is_known_each_answer_lets_a_tenth_more_through() -> None
         world.told(instants[-1], OK)
         at += 0.05
     assert steps[0] <= UNKNOWN * TEST + 1
-    let_through = 0
-    for more in steps:
-        assert more <= UNKNOWN * TEST + 1 + 0.2 * let_through
+    let_through = steps[0]
+    for more in steps[1:]:
+        assert more <= max(PROBING_STEP * TEST, (PROBING_GROWTH - 1) * 1.1 * let_through) + 2
         let_through += more
     assert let_through >= PROBED, "then it is taken for one without limits"
 

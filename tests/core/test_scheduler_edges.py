@@ -455,6 +455,27 @@ def test_a_client_that_is_late_does_not_take_a_test_for_passed() -> None:
     assert opening.window > 1.0, "on time again, and still not refused"
 
 
+def test_while_answers_come_a_test_is_not_taken_for_passed() -> None:
+    """The refusals may be behind them in what a busy client is still to read."""
+    fleet = Fleet(a=Limits(rpm=6_000))
+    untested(fleet)
+    first = fleet.granted()
+    assert first.seat is not None
+    while first.seat.position >= 0:
+        fleet.granted()
+    opening = first.seat.family.opening
+    assert opening is not None
+    opening.refilled_at = 9.0  # of a larger window
+    opening.heard_at = 4.5
+    fleet.clock.advance(5.0)
+    fleet.scheduler.conditions.wake_rested(5.0, waiting=False)
+    assert first.seat.family.pauses_until == 5.5
+    assert opening.window == 1.0
+    fleet.scheduler.conditions.wake_rested(5.5, waiting=False)
+    assert first.seat.family.usable
+    assert opening.window > 1.0
+
+
 def test_a_pause_that_has_ended_is_not_begun_again_by_a_late_client() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     untested(fleet)

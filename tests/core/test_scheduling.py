@@ -401,13 +401,14 @@ class Calls:
         self.refused: list[CannotServe] = []
         self.refused_at: list[float] = []
         self.observation: Observation = NOTHING
+        self.takes = 0.1  # seconds of an attempt
 
     def send(self, lease: object) -> tuple[float, Reply[object]]:
         owner = lease.owner  # type: ignore[attr-defined]
         self.sent.append((self.world.clock.now(), lease.key_id))  # type: ignore[attr-defined]
         outcomes = self.script.get(owner, [])
         outcome = outcomes.pop(0) if len(outcomes) > 1 else (outcomes or [OK])[0]
-        return 0.1, Reply(outcome=outcome, response=None, observation=self.observation)
+        return self.takes, Reply(outcome=outcome, response=None, observation=self.observation)
 
     def call(self, at: float = 0.0, demand: Demand = ONE) -> None:
         def done(lease: object, reply: Reply[object]) -> None:
@@ -818,6 +819,18 @@ class TestFailover:
             calls.call(at=n * 0.2)
         world.run()
         assert calls.asked.count("a#1") == 3
+        assert all(outcome.ok for _, outcome in calls.done)
+
+    def test_one_whose_connections_are_lost_after_seconds_is_not_probed_by_the_second(self) -> None:
+        world = World(a=Limits(rpm=600), b=Limits(rpm=600))
+        calls = Calls(world, {"a": [answer(Kind.NETWORK, charged=True)], "b": [OK]})
+        calls.takes = 2.0
+        for n in range(100):
+            calls.call(at=n * 0.3)
+        world.run()
+        probed = [at for at, key in calls.sent if key == "a#1" and at > 5.0]
+        assert len(probed) == 1
+        assert probed[0] > 20.0, "ten times as long as it took to fail"
         assert all(outcome.ok for _, outcome in calls.done)
 
 

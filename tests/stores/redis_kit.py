@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,9 @@ from time import monotonic, sleep
 
 import pytest
 import redis
+
+from keyfleet._core.claims import Answer, Claim
+from keyfleet.stores.redis import RedisStore
 
 #: What servers tests are run over, each where it is installed.
 ENGINES = ("redis-server", "valkey-server")
@@ -117,3 +120,25 @@ def serving(*options: str) -> Iterator[TestServer]:
             yield server
         finally:
             server.stop()
+
+
+def together(store: RedisStore, claims: Sequence[Claim]) -> list[Answer]:
+    """Let claims go to the server in one step, and on in as few as they need."""
+    talks = [store._claims.talk(claim) for claim in claims]
+    asks = {number: next(talk) for number, talk in enumerate(talks)}
+    answers: dict[int, Answer] = {}
+    while asks:
+        riders = {number: store._rounds.join(ask) for number, ask in asks.items()}
+        leader = next(iter(riders.values()))
+        departure = store._rounds.leave(leader)
+        assert departure.riders == list(riders.values()), "all of them, in their order"
+        sent = store._rounds.step(departure)
+        answer = store._server.turn(sent.keys, sent.text, sent.sent_at)
+        store._books.tell(store._rounds.arrived(departure, sent, answer))
+        asks = {}
+        for number, rider in riders.items():
+            try:
+                asks[number] = talks[number].send(rider.result())
+            except StopIteration as stop:
+                answers[number] = stop.value
+    return [answers[number] for number in range(len(claims))]

@@ -25,16 +25,20 @@ from tests.stores.test_redis_away import (
 from tests.stores.test_redis_processes import admitted, fleet, jain, most_beyond
 
 from keyfleet import Demand, KeyPool, Lease, Limits, Organization, Usage, WaitTimeout
+from keyfleet._limits import Metric
 from keyfleet.stores.redis import RedisStore
 from keyfleet.stores.redis import _wire as wire
+from keyfleet.stores.redis._request import Ask
 
 
 @contextmanager
-def pools(server: TestServer, size: int, **limits: float) -> Iterator[list[KeyPool]]:
+def pools(
+    server: TestServer, size: int, *, share_for: float = 0.0, **limits: float
+) -> Iterator[list[KeyPool]]:
     """Yield some members of one fleet, which know how many they are."""
     namespace = f"alone-{next(NAMES)}"
     with ExitStack() as stack:
-        made = [pool_of(server, namespace, **limits) for _ in range(size)]
+        made = [pool_of(server, namespace, share_for=share_for, **limits) for _ in range(size)]
         for pool in made:
             stack.callback(pool.close)
             pool.lease(Demand(model="m", requests=0)).release()
@@ -45,7 +49,11 @@ def pools(server: TestServer, size: int, **limits: float) -> Iterator[list[KeyPo
 
 
 def pool_of(
-    server: TestServer, namespace: str, lifetime: float = 900.0, **limits: float
+    server: TestServer,
+    namespace: str,
+    lifetime: float = 900.0,
+    share_for: float = 0.0,
+    **limits: float,
 ) -> KeyPool:
     owner = Organization(
         name="acme",
@@ -53,7 +61,12 @@ def pool_of(
         limits=Limits(**limits),  # type: ignore[arg-type]
     )
     store = RedisStore(
-        server.url, namespace=namespace, timeout=0.5, on_failure="degrade", lifetime=lifetime
+        server.url,
+        namespace=namespace,
+        timeout=0.5,
+        on_failure="degrade",
+        lifetime=lifetime,
+        share_for=share_for,
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:
@@ -180,15 +193,78 @@ async def test_tasks_go_on_too(own: TestServer) -> None:
         assert 8640 - level(other) == pytest.approx(5 * TOKENS, abs=TOKENS / 4)
 
 
+@pytest.mark.parametrize(("leave", "come_back"), [(hang, go_on), (lost, back)])
+def test_shares_are_spent_before_parts_and_nothing_counts_twice(
+    own: TestServer,
+    leave: Callable[[TestServer], None],
+    come_back: Callable[[TestServer], None],
+) -> None:
+    """What is lent was taken before the server went; parts are of what was left there."""
+    with pools(own, 3, share_for=60.0, tpd=8640) as fleet:
+        for pool in fleet:
+            pool.lease(CALL).settle(Usage(input_tokens=TOKENS))
+        for pool in fleet:  # each sees what the others were lent
+            look(pool)
+        believed = [store_of(pool)._view.all()[0].buckets[0].level for pool in fleet]
+        lent = [share_of(pool) for pool in fleet]
+        assert all(left > 2 * TOKENS for left in lent), lent
+        leave(own)
+        spent = [spend_all(pool) for pool in fleet]
+        assert all(store_of(pool).granted_alone > 0 for pool in fleet)
+        bound = sum(lent) + sum(believed) / 3
+        assert bound - 4 * TOKENS < sum(spent) <= bound + 1
+        come_back(own)
+        until(lambda: not any(is_away(pool) for pool in fleet), "they are a fleet again")
+        for pool in fleet:
+            store_of(pool).flush()
+        assert not any(store_of(pool)._shares.holds({"acme"}) for pool in fleet)  # type: ignore[union-attr]
+        used = 3 * TOKENS + sum(spent)
+        assert 8640 - level(fleet[0]) == pytest.approx(used, abs=TOKENS / 4)
+        assert all(pool.status().in_flight == 0 for pool in fleet)
+
+
+def look(pool: KeyPool) -> None:
+    """Let a process see what the server holds, though it has a share."""
+    store = store_of(pool)
+    account, number = store._view.all()[0], store._books.next_number()
+    store._carry(Ask("", [account], number))
+    with store._lock:
+        store._books.undo([account], number, wire.UNUSED)
+    store._bring_all()
+
+
+def share_of(pool: KeyPool) -> float:
+    """Return the tokens that are left of a process's share."""
+    shares = store_of(pool)._shares
+    assert shares is not None
+    (share,) = shares._of.values()
+    return share.left[Metric.TOKENS]
+
+
+def spend_all(pool: KeyPool) -> int:
+    """Lease until nothing is left for this process; return the tokens that it spent."""
+    spent = 0
+    while True:
+        try:  # it finds out meanwhile that the server is away
+            is_alone = store_of(pool)._claims.is_alone
+            lease = pool.lease(CALL, timeout=0.2 if is_alone else PATIENCE)
+        except WaitTimeout:
+            return spent
+        lease.settle(Usage(input_tokens=TOKENS))
+        spent += TOKENS
+
+
 @pytest.mark.realtime
+@pytest.mark.parametrize("share_for", [0.0, 0.5])
 @pytest.mark.parametrize("come_back", [go_on, back])
 def test_processes_stay_within_the_bound(
-    own: TestServer, come_back: Callable[[TestServer], None]
+    own: TestServer, come_back: Callable[[TestServer], None], share_for: float
 ) -> None:
     """In any window no more than a bucket beyond the limit; each goes on; then shares are fair."""
     rps, size = 30.0, 3
     order = {"limits": {"rps": rps}, "tasks": 8, "on_failure": "degrade", "timeout": 0.5}
-    with fleet(own, size, seconds=11.0, **order) as processes:
+    order["share_for"] = share_for
+    with fleet(own.url, size, seconds=11.0, **order) as processes:
         time.sleep(2.0)
         (hang if come_back is go_on else lost)(own)
         left = time.time()

@@ -54,9 +54,9 @@ class Process:
 
 
 @contextmanager
-def fleet(server: TestServer, size: int, **order: Any) -> Iterator[list[Process]]:
+def fleet(url: str, size: int, **order: Any) -> Iterator[list[Process]]:
     order["namespace"] = f"fleet-{next(NAMES)}"
-    processes = [Process(server.url, order) for _ in range(size)]
+    processes = [Process(url, order) for _ in range(size)]
     try:
         for process in processes:
             process.hear()
@@ -89,7 +89,7 @@ def jain(counts: list[int]) -> float:
 
 def test_processes_together_use_the_whole_quota_and_no_more(server: TestServer) -> None:
     rps = 40.0  # what a busy machine falls behind, the bucket makes up for: it holds a second's
-    with fleet(server, 3, seconds=4.0, tasks=10, limits={"rps": rps}) as processes:
+    with fleet(server.url, 3, seconds=4.0, tasks=10, limits={"rps": rps}) as processes:
         reports = [process.hear() for process in processes]
     times = admitted(reports)
     assert most_beyond(times, rps, 1.0) < 1  # granted at one instant, told a moment later
@@ -104,7 +104,7 @@ def test_processes_with_shares_go_over_nothing_though_some_are_killed(server: Te
     """What the dead were lent is lost once; the others go on with the whole quota."""
     rps = 60.0
     order = {"limits": {"rps": rps}, "tasks": 5, "share_for": 0.5}
-    with fleet(server, 3, seconds=7.0, **order) as processes:
+    with fleet(server.url, 3, seconds=7.0, **order) as processes:
         time.sleep(2.0)
         processes[0].popen.kill()
         killed_at = time.time()
@@ -118,7 +118,7 @@ def test_processes_with_shares_go_over_nothing_though_some_are_killed(server: Te
 
 def test_processes_with_shares_use_the_whole_quota_and_ask_less(server: TestServer) -> None:
     order = {"limits": {"tpm": 60_000}, "tokens": 100, "used": 60, "share_for": 0.5}
-    with fleet(server, 3, seconds=4.0, tasks=5, **order) as processes:
+    with fleet(server.url, 3, seconds=4.0, tasks=5, **order) as processes:
         reports = [process.hear() for process in processes]
     times = admitted(reports)
     assert most_beyond(times, 60_000, 60.0, cost=60.0) < 60
@@ -127,7 +127,7 @@ def test_processes_with_shares_use_the_whole_quota_and_ask_less(server: TestServ
 
 
 def test_equal_processes_get_equal_shares_once_it_is_scarce(server: TestServer) -> None:
-    with fleet(server, 3, seconds=4.0, tasks=5, limits={"rpm": 600, "rps": 20}) as processes:
+    with fleet(server.url, 3, seconds=4.0, tasks=5, limits={"rpm": 600, "rps": 20}) as processes:
         reports = [process.hear() for process in processes]
     began = max(report["granted"][0][0] for report in reports) + 0.5
     counts = [sum(at > began for at, _ in report["granted"]) for report in reports]
@@ -137,7 +137,7 @@ def test_equal_processes_get_equal_shares_once_it_is_scarce(server: TestServer) 
 def test_what_killed_processes_held_comes_back_within_its_lifetime(server: TestServer) -> None:
     lifetime = 2.0
     order = {"limits": {"concurrent": 6}, "tasks": 6, "holds": 0.05, "lifetime": lifetime}
-    with fleet(server, 3, seconds=8.0, **order) as processes:
+    with fleet(server.url, 3, seconds=8.0, **order) as processes:
         time.sleep(1.5)
         for process in processes[:2]:
             process.popen.kill()
@@ -153,7 +153,7 @@ def test_what_killed_processes_held_comes_back_within_its_lifetime(server: TestS
 
 def test_slots_are_never_too_many_and_wake_who_waits_elsewhere(server: TestServer) -> None:
     order = {"limits": {"concurrent": 2}, "tasks": 4, "holds": 0.02}
-    with fleet(server, 3, seconds=3.0, **order) as processes:
+    with fleet(server.url, 3, seconds=3.0, **order) as processes:
         reports = [process.hear() for process in processes]
     times = admitted(reports)
     # Asking again every few seconds would give each process a handful.

@@ -9,7 +9,7 @@ from math import inf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.stores.redis_kit import TestServer
+from tests.stores.redis_kit import TestServer, together
 
 from keyfleet._core.account import Account
 from keyfleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
@@ -87,6 +87,7 @@ prices = st.sampled_from([0.5, 0.5, 1.0, 1.5, 12.0])
 steps = st.one_of(
     st.tuples(st.just("reserve"), ranking, sizes),
     st.tuples(st.just("reserve"), ranking, sizes),
+    st.tuples(st.just("together"), st.lists(st.tuples(ranking, sizes), max_size=5), st.none()),
     st.tuples(st.just("settle"), held, sizes),
     st.tuples(st.just("settle"), held, st.just(0)),
     st.tuples(st.just("observe"), held, headers),
@@ -127,6 +128,7 @@ class Twins:
         self.memory = MemoryStore(limits_for, lifetime=LIFETIME, assumes=False)
         self.held: list[tuple[Reservation, Reservation]] = []
         self.providers: dict[str, Charging] = {}
+        self.known: set[tuple[str, str | None]] = set()
 
     def accounts(self, store: Store, owners: list[tuple[str, str | None]]) -> list[Account]:
         found = []
@@ -151,6 +153,32 @@ class Twins:
         self.compare(mine, theirs)
         if isinstance(mine, Reservation) and isinstance(theirs, Reservation):
             self.held.append((mine, theirs))
+
+    def together(self, wanted: list[tuple[list[tuple[str, str | None]], int]]) -> None:
+        """Ask for several calls at one instant: Redis in one step, which serves them in turn.
+
+        Owners whose buckets Redis lacks are asked before: such a claim needs a second step, and is
+        served behind the others.
+        """
+        for one in sorted({one for owners, _ in wanted for one in owners} - self.known, key=str):
+            self.known.add(one)
+            self.reserve([one], 1)
+        self.clock.advance(1e-5)
+        now = self.clock.now()
+
+        def claims(store: Store) -> list[Claim]:
+            return [
+                Claim(self.accounts(store, owners), Demand(input_tokens=tokens).costs)
+                for owners, tokens in wanted
+            ]
+
+        mine = [self.memory.reserve(claim, now) for claim in claims(self.memory)]
+        theirs = together(self.redis, claims(self.redis))
+        self.clock.advance(1e-5)
+        for one, other in zip(mine, theirs, strict=True):
+            self.compare(one, other)
+            if isinstance(one, Reservation) and isinstance(other, Reservation):
+                self.held.append((one, other))
 
     def compare(self, mine: Answer, theirs: Answer) -> None:
         assert type(mine) is type(theirs), (mine, theirs, getattr(theirs, "ready_at", 0))
@@ -210,6 +238,8 @@ class Twins:
         match step:
             case ("reserve", list() as owners, int() as tokens):
                 self.reserve(owners, tokens)
+            case ("together", list() as wanted, _):
+                self.together(wanted)
             case ("settle", int() as which, int() as tokens):
                 self.tell(which, used=Usage(input_tokens=tokens).costs)
             case ("observe", int() as which, list() as told):
@@ -367,5 +397,25 @@ def test_a_rate_that_was_slowed_grows_back_alike(server: TestServer) -> None:
             waits = [a.ready_at - now if isinstance(a, Short) else 0.0 for a in claims]
             assert waits[1] == pytest.approx(waits[0], rel=0.01, abs=0.05)
         assert waits == [0.0, 0.0]
+    finally:
+        twins.close()
+
+
+@pytest.mark.parametrize("which", [0, 1, 3])
+def test_a_limit_that_is_told_counts_later_calls_of_the_same_step_alike(
+    server: TestServer, which: int
+) -> None:
+    """They were made at one instant there; the level that was told is without the later ones."""
+    twins = Twins(server.url)
+    try:
+        cedar = ("cedar", None)
+        twins.known.add(cedar)
+        twins.together([([cedar], 100 + size) for size in range(4)])
+        told = Reading(metric=Metric.TOKENS, limit=6000.0, level=5000.0, period=MINUTE)
+        twins.tell(which, used=None, readings=(told,))
+        twins.reserve([cedar], 10)
+        (bucket,) = twins.held[-1][1].account.buckets
+        later = sum(100 + size for size in range(which + 1, 4))
+        assert bucket.level == pytest.approx(5000 - later - 25 - 10, abs=1)
     finally:
         twins.close()

@@ -438,16 +438,16 @@ def test_a_share_whose_loan_was_not_heard_of_comes_back(fleet: Fleet) -> None:
     store = fleet.process()
     fleet.take(store, costs=tokens(10))
     store.flush()
-    step, lost = store._server.step, []
+    turn, lost = store._server.turn, []
 
     def cut(*asked: Any) -> Any:
-        answer = step(*asked)
+        answer = turn(*asked)
         if len(lost) < losses:
             lost.append(answer)
             raise Lost("cut off")
         return answer
 
-    store._server.step = cut  # type: ignore[method-assign, assignment]
+    store._server.turn = cut  # type: ignore[method-assign, assignment]
     for losses, calls in ((1, 2), (2, 2)):
         lost.clear()
         answer = fleet.ask(store, costs=tokens(10))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -14,8 +14,9 @@ import pytest
 import redis
 from tests.stores import test_redis_contract as contract
 from tests.stores.redis_kit import TestServer, binary, free_port, serving
+from tests.stores.test_redis_processes import admitted, fleet
 
-from keyfleet import Demand, KeyPool, Limits, Organization, StoreError, Usage, WaitTimeout
+from keyfleet import Demand, KeyPool, Lease, Limits, Organization, StoreError, Usage, WaitTimeout
 from keyfleet._core.ledger import LimitsFor
 from keyfleet._protocols import Store
 from keyfleet.stores.redis import RedisStore
@@ -138,6 +139,71 @@ def test_owners_that_turn_out_to_be_one_spend_from_one_bucket_in_all_processes(
         assert {key.organization for key in two.keys} == {"acme"}
         (account,) = second._view.all()
         assert 8640 - account.buckets[0].level == pytest.approx(2000, abs=50)
+
+
+def test_slots_of_a_cluster_wake_who_waits_elsewhere(cluster_url: str) -> None:
+    """By a message, which reaches who listens at any node: nobody asks again and again."""
+    order = {"limits": {"concurrent": 2}, "tasks": 4, "holds": 0.02}
+    with fleet(cluster_url, 3, seconds=3.0, **order) as processes:
+        reports = [process.hear() for process in processes]
+    times = admitted(reports)
+    counts = [len(report["granted"]) for report in reports]
+    assert min(counts) > 15, counts
+    held = max(sum(first <= at < first + 0.018 for at in times) for first in times)
+    assert held <= 2
+    assert sum(report["steps"] for report in reports) <= 1.5 * len(times) + 20
+
+
+async def test_who_waits_for_a_slot_of_a_cluster_asks_seldom(cluster_url: str) -> None:
+    async with slots_of_a_cluster(cluster_url, 2) as (first, second):
+        held = await first.alease(Demand(model="m"))
+        waiting = asyncio.ensure_future(_lease(second))
+        await asyncio.sleep(0.5)  # by then it hears messages
+        before = _steps(second)
+        await asyncio.sleep(1.5)
+        assert _steps(second) - before <= 2
+        await held.asettle()
+        await asyncio.wait_for(waiting, 1.0)  # not only when it asks again
+
+
+async def test_who_died_waiting_for_a_slot_of_a_cluster_keeps_it_from_nobody(
+    cluster_url: str,
+) -> None:
+    async with slots_of_a_cluster(cluster_url, 3) as (first, second, third):
+        held = await first.alease(Demand(model="m"))
+        dead = asyncio.ensure_future(_lease(second))
+        await asyncio.sleep(0.5)
+        waiting = asyncio.ensure_future(_lease(third))
+        await asyncio.sleep(0.5)
+        store = second.store
+        assert isinstance(store, RedisStore)
+        store._companion._heard = lambda _: None  # type: ignore[method-assign]
+        dead.cancel()
+        await held.asettle()
+        lease = await asyncio.wait_for(waiting, 30.0)
+        await lease.asettle()
+
+
+@asynccontextmanager
+async def slots_of_a_cluster(url: str, size: int) -> AsyncIterator[list[KeyPool]]:
+    """Processes of a fleet that may have one call in flight."""
+    namespace = f"cluster-{next(contract.NAMES)}"
+    acme = Organization(
+        name="acme", keys=("sk-acme-0123456789abcdef",), limits=Limits(concurrent=1)
+    )
+    pools = [KeyPool([acme], store=RedisStore(url, namespace=namespace)) for _ in range(size)]
+    yield pools
+    for pool in pools:
+        await pool.aclose()
+
+
+async def _lease(pool: KeyPool) -> Lease:
+    return await pool.alease(Demand(model="m"), timeout=60)
+
+
+def _steps(pool: KeyPool) -> int:
+    assert isinstance(pool.store, RedisStore)
+    return pool.store.steps
 
 
 @pytest.mark.parametrize("on_failure", ["fail", "wait"])

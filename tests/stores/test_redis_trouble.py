@@ -127,6 +127,25 @@ def test_slots_that_a_lost_server_knew_of_come_back_though_their_holder_died(
     store.close()
 
 
+def test_what_is_on_its_way_while_a_server_loses_all_comes_back_once(own: TestServer) -> None:
+    """The process that tells how the buckets were doesn't count what it tells afterwards."""
+    store, account = store_of(own)
+    store._companion.nudge = lambda *, soon: None  # type: ignore[method-assign]
+    held = [take(store, account) for _ in range(4)]
+    for one in held[:3]:
+        give(store, one, tokens=10)
+    on_its_way = store._books.buffer.begin("")
+    own.client().flushall()
+    held.append(take(store, account))
+    store._books.buffer.failed(on_its_way)
+    store.flush()
+    taken = slots(store, account)
+    assert len(taken) == 5 - 2, "but for those that two calls hold"
+    (level,) = [bucket.level for bucket in account.buckets if bucket.name == "tpd"]
+    assert level == pytest.approx(1001 - 3 * 10 - 2 * 100, abs=0.1)
+    store.close()
+
+
 def test_a_slot_that_a_lost_server_never_heard_of_frees_none_when_it_is_settled(
     own: TestServer,
 ) -> None:

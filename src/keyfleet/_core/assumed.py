@@ -5,7 +5,7 @@ such an owner nothing is known until it refuses. What it had let through by then
 bucket held, full at first, and what had refilled: so the first refusal gives a rate. From there on
 it is sought as TCP seeks a path's capacity: every refusal of a call that was granted since the last
 one takes a part of the rate (`CUT`), and every second of use adds a little (`GROWTH`). So the rate
-stays within a tenth of the true one, at a refusal or so in twenty seconds, and follows it when it
+stays within a tenth of the true one, at a refusal or so in 25 seconds, and follows it when it
 changes. An owner that is not used up proves nothing, and gains nothing.
 
 An owner that refuses after fewer than `FEWEST` answers in a minute told nothing of a rate: it may
@@ -24,7 +24,7 @@ from .bucket import Bucket
 #: What a refusal leaves of the rate.
 CUT: Final = 0.9
 #: What a second of use adds, as a share of the rate that was refused last.
-GROWTH: Final = 0.005
+GROWTH: Final = 0.004
 #: Requests let through in a minute, and so a rate, below which nothing is assumed.
 FEWEST: Final = 8.0
 #: An owner counts as used up whose bucket holds fewer requests.
@@ -70,7 +70,7 @@ class Assumed:
         self.bucket = Bucket(
             scope=scope, name="rpm", metric=Metric.REQUESTS, period=MINUTE, limit=limit, now=now
         )
-        self.bucket.level = 0.0
+        self.bucket.level = float(-in_flight)  # let through or refused, each takes one
         self.refused_rate = limit
         self.cut_at = self.grown_at = now
         return self.bucket

@@ -19,12 +19,11 @@ from typing import Final, assert_never
 
 from .._keys import ApiKey
 from .._limits import Costs
-from .._outcome import Kind, Outcome
+from .._outcome import Outcome
 from .effects import Grant
 from .fleet import Fleet
 from .health import (
     ANSWERED,
-    HUNG_FOR,
     TRIAL_FOR,
     TRIAL_GROWTH,
     Event,
@@ -32,6 +31,7 @@ from .health import (
     News,
     State,
     Subject,
+    rests_for,
     told_by,
 )
 from .opening import LATE, REFUSED_WITHIN, Openings
@@ -142,7 +142,7 @@ class Conditions:
                     subject,
                     event,
                     now,
-                    retry_after=HUNG_FOR if outcome.kind is Kind.TIMEOUT else outcome.retry_after,
+                    retry_after=rests_for(outcome, now - grant.at),
                     reason=outcome.code or outcome.kind.value,
                 )
         if outcome.kind in ANSWERED and not grant.key_subject.proven:
@@ -216,8 +216,11 @@ class Conditions:
                 self._end_rest(subject, now)
         while self._trials and self._trials[0][0] <= now:
             at, _, subject = heappop(self._trials)
-            if waiting and now - at > LATE:  # so late, what was refused may not be read yet
-                self._rearm(subject, at, now)
+            again_at = now + REFUSED_WITHIN if waiting and now - at > LATE else None
+            if again_at is None and subject.opening is not None:
+                again_at = subject.opening.pauses_on(now)
+            if again_at is not None:  # what was refused may not be read yet
+                self._rearm(subject, at, again_at)
                 continue
             if not self._openings.resume(subject, at, now):
                 subject.allowed *= TRIAL_GROWTH
@@ -230,9 +233,8 @@ class Conditions:
         while self._openings.resumed:
             self._refresh(self._openings.resumed.pop())
 
-    def _rearm(self, subject: Subject, at: float, now: float) -> None:
+    def _rearm(self, subject: Subject, at: float, until: float) -> None:
         """Look again at a key on trial, or an owner that pauses, once the client has caught up."""
-        until = now + REFUSED_WITHIN
         if subject.pauses_until > -inf:
             if subject.pauses_until != at:
                 return

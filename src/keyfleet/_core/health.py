@@ -49,6 +49,9 @@ OPEN_AT_MOST: Final = 30.0
 #: Seconds that one is left alone which did not answer in time: a probe would cost a call as long
 #: again as the client waits for an answer, so such an owner is not probed by the second.
 HUNG_FOR: Final = 30.0
+#: How many times as long as its fault took one is left alone, up to `HUNG_FOR`: a connection that
+#: is lost after seconds costs a call as much as a time-out does.
+SLOW_FAULT: Final = 10.0
 #: Seconds between probes of an owner without credit; doubled each time. Nobody adds credit by the
 #: second, and a provider may take frequent probes amiss.
 PARK_FOR: Final = 600.0
@@ -308,6 +311,21 @@ class Subject:
             lasts = min(PARK_FOR * 2.0**self.openings, PARK_AT_MOST)
         self.openings = min(self.openings + 1, 30)
         return max(lasts, retry_after or 0.0)
+
+
+def rests_for(outcome: Outcome, took: float) -> float | None:
+    """Return the least seconds for which the subject of a fault is left alone; ``None`` = not told.
+
+    Args:
+        outcome: what came of an attempt.
+        took: the seconds that it took.
+    """
+    if outcome.kind is Kind.TIMEOUT:
+        return HUNG_FOR
+    told = FAULTS.get(outcome.kind)
+    if told is None or told[1] is not Event.FAULT:
+        return outcome.retry_after
+    return max(outcome.retry_after or 0.0, min(SLOW_FAULT * took, HUNG_FOR))
 
 
 def told_by(outcome: Outcome) -> tuple[Level, Event] | None:

@@ -137,6 +137,9 @@ class Ledger:
         return Short(best, best_at, self.next_expiry())
 
     def _take(self, account: Account, costs: Costs, now: float) -> Reservation:
+        for bucket in account.buckets:
+            if bucket.at < now:  # what a call takes nothing of wasn't looked at
+                bucket.refill(now)
         marks = [bucket.take(costs[bucket.metric]) for bucket in account.buckets]
         self._number += 1
         account.in_flight += 1

@@ -18,15 +18,17 @@ to test, and the opening is over. If it is refused, the ledger learns the burst 
 A client that begins with hundreds of calls sends, and reads, what it was granted long after. So a
 window grows only once most of what was in flight is answered: then it holds no more calls on its
 way than one window, what the answers told of levels and prices is known, and a test's calls leave
-together. Where answers take long, a test counts as passed `REFUSED_WITHIN` seconds after it: had it
-been refused, that would be known, unless the client is late with everything.
+together. Where they told of another price than assumed, nearly all must be answered: each that is
+still on its way leaves in doubt what is charged. Where answers take long, a test counts as passed
+when `REFUSED_WITHIN` seconds have gone without any: had it been refused, that would be known,
+unless the client is late with everything.
 
 How limits are enforced is the provider's way, not an owner's. So of the owners at one provider one
 is tested first, and the others follow once it was let through. Where it was refused they keep to
 the window, and one of them tests again `RETESTED_AFTER` seconds later.
 
 Where no limit is known a request counts as a second's worth, the first window holds `UNKNOWN` of
-them, and windows grow by a tenth: so few are refused when the limit is met. From there on see
+them, and windows grow by a few: so few are refused when the limit is met. From there on see
 `assumed`.
 
 Where a minute's worth is less than `FEW` requests, there is nothing to flood anybody with, and a
@@ -56,8 +58,8 @@ FIRST: Final = 1.0 - MARGIN
 TEST: Final = 1.0 + MARGIN
 #: The share from which on an answer proves that the window isn't enforced.
 PROOF: Final = 1.0 + MARGIN / 2
-#: Seconds after which a test counts as passed that was not refused: refusals come within a round
-#: trip, which a busy client reads late.
+#: Seconds without an answer after which a test counts as passed that was not refused: refusals come
+#: within a round trip, which a busy client reads late.
 REFUSED_WITHIN: Final = 1.0
 #: So many calls go at once even where they are more than a window's worth: limits so small are not
 #: worth their callers' time.
@@ -70,12 +72,16 @@ SIZES: Final = 4.0
 FEW: Final = 12.0
 #: A window that was no limit grows by so much.
 GROWTH: Final = 2.0
-#: And of an owner whose limits nobody tells: what it refuses at last is what the window grew by.
-PROBING_GROWTH: Final = 1.1
+#: And of an owner whose limits nobody tells, by so much, and by so many requests at least: what it
+#: refuses at last is what the window grew by.
+PROBING_GROWTH: Final = 1.03
+PROBING_STEP: Final = 3.0
 #: Requests at once that such an owner lets through who is then taken for one without limits.
 PROBED: Final = 600.0
-#: A test's answer counts once no more than this share of the calls of its window is in flight.
-ON_THEIR_WAY: Final = 0.125
+#: A test's answer counts once no more than this share of the calls of its window is in flight, and
+#: where a price is being learned, no more than that.
+ON_THEIR_WAY: Final = 1 / 8
+WHILE_PRICED: Final = 1 / 32
 #: Seconds after which another owner is tested where a window was found to be enforced.
 RETESTED_AFTER: Final = 60.0
 #: Seconds for which others wait for the first owner's test: it may have no more calls to make one.
@@ -133,7 +139,9 @@ class Opening:
         "answered",
         "at",
         "crowd",
+        "heard_at",
         "is_known",
+        "refilled_at",
         "skipped",
         "slack",
         "spent",
@@ -156,9 +164,12 @@ class Opening:
         self.test_from = inf
         self.test_until = inf
         #: How many calls were in flight when the test had been granted, and whether one of its own
-        #: was answered.
+        #: was answered; when any was.
         self.crowd = 0
         self.answered = False
+        self.heard_at = -inf
+        #: When so much has refilled that more may be granted, whatever the test shows.
+        self.refilled_at = -inf
         #: So many grants more needn't be counted: they are small beside the window. And how many
         #: were not, since the last that was.
         self.slack = 0
@@ -185,13 +196,23 @@ class Opening:
                 self.crowd = in_flight
         if spent >= most:
             # Nobody is asked to look again sooner than a call's worth is there.
-            until = now + max(spent - most, seconds)
+            until = self.refilled_at = now + max(spent - most, seconds)
             passes_at = self.test_until + REFUSED_WITHIN
             return passes_at if now < passes_at < until else until
         if seconds > 0.0:
             self.slack = self.skipped = int((FIRST * self.window - spent) / (SIZES * seconds))
             self.slack = self.skipped = max(0, self.slack)
         return now
+
+    def pauses_on(self, now: float) -> float | None:
+        """Return until when a pause goes on that was to end by now; ``None`` = no further.
+
+        While answers come, refusals may be among those that are still to be read.
+        """
+        if self.test_until == inf:
+            return None
+        until = min(self.heard_at + REFUSED_WITHIN, self.refilled_at)
+        return until if until > now else None
 
     def tests(self, granted_at: float) -> bool:
         """Whether the answer to a call that was granted then tells whether the window is enforced.
@@ -205,7 +226,8 @@ class Opening:
         if self.account.buckets:
             self.window = max(self.window, self.spent) * GROWTH
         else:
-            self.window = max(self.window, self.spent / TEST) * PROBING_GROWTH
+            window = max(self.window, self.spent / TEST)
+            self.window = max(window * PROBING_GROWTH, window + PROBING_STEP)
         self.end_test()
 
     def end_test(self) -> None:
@@ -274,6 +296,7 @@ class Openings:
         opening = family.opening
         if opening is None or opening.test_until == inf:
             return False
+        opening.heard_at = now
         if opening.tests(grant.reserved_at):
             if outcome.kind is Kind.RATE_LIMITED:
                 if any(bucket.burst is not None for bucket in account.buckets):
@@ -283,7 +306,8 @@ class Openings:
             if not outcome.ok:
                 return self._ended(family, opening)
             opening.answered = True
-        if not opening.answered or account.in_flight > ON_THEIR_WAY * opening.crowd:
+        share = WHILE_PRICED if any(b.price != 1.0 for b in account.buckets) else ON_THEIR_WAY
+        if not opening.answered or account.in_flight > share * opening.crowd:
             return False
         self._passed(family, opening)
         family.pauses_until = -inf

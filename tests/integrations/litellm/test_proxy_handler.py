@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -13,15 +14,16 @@ from tests.stores.redis_kit import serving
 
 from litellm_keyfleet.proxy import _PROXY, ProxyHandler
 
-from .conftest import MESSAGES, World, idle
+from .conftest import MESSAGES, World, idle, world_of
 
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType(_PROXY)
     monkeypatch.setitem(sys.modules, _PROXY, module)
-    for name in ("KEYFLEET_CONFIG", "KEYFLEET_STRATEGY", "KEYFLEET_STORE", "NUM_WORKERS"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("CONFIG", "STRATEGY", "STORE", "WAIT_TIMEOUT"):
+        monkeypatch.delenv(f"KEYFLEET_{name}", raising=False)
+    monkeypatch.delenv("NUM_WORKERS", raising=False)
     return module
 
 
@@ -91,6 +93,37 @@ async def test_the_strategy_is_named_by_the_environment(
     await ask(handler)
     assert handler.routing is None
     assert "no-such-strategy" in caplog.text
+
+
+async def test_the_wait_is_bounded_by_the_environment(
+    proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYFLEET_WAIT_TIMEOUT", "30")
+    with world_of({"a": {"rpm": 20}}) as world:
+        proxy.llm_router = world.router(world.model_list(rpm=20), timeout=1.5)
+        handler = ProxyHandler()
+        await ask(handler)
+        assert handler.routing is not None
+        world.installed.append(handler.routing)
+        asked = (proxy.llm_router.acompletion("fast", MESSAGES) for _ in range(21))
+        await asyncio.gather(*asked)  # the last of them waited for three seconds
+        await idle(handler.routing)
+
+
+@pytest.mark.parametrize("told", ["soon", "-1"])
+async def test_a_wait_that_is_none_leaves_it_to_litellm(
+    world: World,
+    proxy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    told: str,
+) -> None:
+    monkeypatch.setenv("KEYFLEET_WAIT_TIMEOUT", told)
+    proxy.llm_router = world.router()
+    handler = ProxyHandler()
+    await ask(handler)
+    assert handler.routing is None
+    assert told in caplog.text
 
 
 async def test_several_workers_are_warned_of_unless_they_share_a_store(

@@ -10,6 +10,7 @@ from typing import Any
 import litellm
 import pytest
 
+from keyfleet.errors import ConfigError
 from keyfleet.testing import Fault
 from litellm_keyfleet import _leases, _slots
 
@@ -338,6 +339,19 @@ class TestWaiting:
             assert int(refused.value.response.headers["retry-after"]) > 5
             await idle(routing)
             assert world.received == 1
+
+    async def test_a_wait_of_its_own_bound_is_not_ended_by_the_timeout(self) -> None:
+        with world_of({"a": {"rpm": 20}}) as world:
+            router = world.router(world.model_list(rpm=20), timeout=1.5)
+            routing = world.routing(router, wait_timeout=30)
+            began = time.monotonic()
+            await asyncio.gather(*(chat(router) for _ in range(21)))
+            assert time.monotonic() - began > 2.0, "the last of them waited for three seconds"
+            await idle(routing)
+
+    async def test_a_wait_that_may_not_be_is_refused(self, world: World) -> None:
+        with pytest.raises(ConfigError, match="wait_timeout is 0"):
+            world.routing(world.router(world.model_list()), wait_timeout=0)
 
     async def test_without_headroom_the_fallback_group_serves(self) -> None:
         with world_of({"a": {"rpm": 600}, "b": {"rpm": 600}}) as world:

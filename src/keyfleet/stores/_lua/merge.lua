@@ -1,23 +1,24 @@
 -- Makes two organizations one: what both spent adds up, and calls in flight still settle.
--- Units: see bucket.lua, which stands before it; keys: see step.lua.
+-- Units: see bucket.lua, which stands before it; keys: see request.lua.
 --
--- KEYS[1] the prefix of the one that goes, KEYS[2] of the one that stays. ARGV[1] numbers, as in
--- step.lua; [2] the name of the one that stays. The answer: 0 = done; 1 or 2 and a name = the one that
+-- KEYS[1] the prefix of the one that goes, KEYS[2] of the one that stays. ARGV[1] numbers, see
+-- bucket.lua; [2] the name of the one that stays. The answer: 0 = done; 1 or 2 and a name = the one that
 -- goes, or the one that stays, was merged into another already.
 
 local from, into = KEYS[1], KEYS[2]
+local gone_owner, staying_owner = owner_of(from), owner_of(into)
 
 local function merge_hash(family)
-  local gone, stays = hash(from, family), hash(into, family)
+  local gone, stays = hash(gone_owner, family), hash(staying_owner, family)
   for _, name in ipairs(gone.names) do
     local other, b = bucket(gone, name), bucket(stays, name)
     if b then
-      learn(b, min(b.limit, other.limit), min(b.ceiling, other.ceiling))
+      needed(limits).learn(b, min(b.limit, other.limit), min(b.ceiling, other.ceiling))
       local spent = min(0, other.level - other.capacity + other.booked)
       b.level = b.level + floor(spent / other.scale * b.scale)
       b.pending = b.pending + other.pending
     else
-      b = new_bucket(stays, name, other.metric, other.period, other.limit, other.ceiling,
+      b = needed(limits).new_bucket(stays, name, other.metric, other.period, other.limit, other.ceiling,
         other.configured, other.burst)
       for key, value in pairs(other) do
         if key ~= 'hash' then b[key] = value end
@@ -38,7 +39,7 @@ for which, base in ipairs({ from, into }) do
 end
 for _, family in ipairs(call('SMEMBERS', from .. 'n')) do merge_hash(family) end
 merge_hash(nil)
-save()
+for _, h in pairs(staying_owner.hashes) do save_hash(h) end
 
 local records = call('HGETALL', from .. 'r')
 for i = 1, #records, 2 do call('HSET', into .. 'r', records[i], records[i + 1]) end
@@ -51,7 +52,7 @@ for _, kind in ipairs({ 'r', 'x', 't' }) do
   if left > call('PTTL', into .. kind) then call('PEXPIRE', into .. kind, left) end
   call('DEL', from .. kind)
 end
-call('DEL', from .. 'n', from .. 'w')
+call('DEL', from .. 'n', from .. 'w', from .. 'v')
 call('HSET', from .. 'o', '>', ARGV[2])
 call('PEXPIRE', from .. 'o', KEPT_FOR)
 return { 0 }

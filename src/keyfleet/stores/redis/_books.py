@@ -6,31 +6,37 @@ or a batch of those alone.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
 from ..._clock import Clock
 from ..._core.account import Account
 from ..._core.bucket import Bucket
-from ..._core.claims import Reservation, Settlement
+from ..._core.claims import Settlement
 from ..._core.ledger import LimitsFor
 from ..._limits import Costs, Limits
 from . import _wire as wire
 from ._alone import Alone
 from ._buffer import Batch, Buffer
-from ._server import Part
+from ._process import pid
+from ._request import (
+    Answered,
+    Ask,
+    Heading,
+    Places,
+    Reply,
+    Round,
+    claim,
+    read,
+    settlement,
+    text_of,
+)
 from ._view import View
 
 #: The least seconds for which an expired reservation is remembered.
 KEEP: Final = 60.0
-
-#: The keys and arguments of one run of a script.
-Step = tuple[list[str], list[Part]]
-#: What a claim wants of its accounts to be lent, in each metric; nothing = no share.
-Wants = dict[Account, list[float]]
 
 
 class Books:
@@ -60,17 +66,21 @@ class Books:
         self.buffer = Buffer()
         #: Whom to tell when an account has more than it seemed; called outside every lock.
         self.freed: Callable[[Account], bool] | None = None
-        #: Claims may be lent a share.
-        self.lends = False
+        #: For how many microseconds claims are lent shares, and which part of what is there.
+        self.lends_for = 0.0
+        self.fraction: Callable[[], float] = lambda: 0.0
         #: Steps that were run so far: round trips.
         self.steps = 0
         #: A clock for the script in place of the server's own.
         self.script_clock: Callable[[], float] | None = None
         self.by_owner = by_owner
         self.lifetime = lifetime
+        self._keep = max(KEEP, lifetime)
+        self._own_time = wire.clock(-1.0, lifetime, self._keep)
         self._clock = clock
         self._number = 0
         self._token = f"{Random().getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
+        self._named = (0, "")
 
     def _configured(self, organization: str, project: str | None, family: str) -> Limits:
         limits_for = self.limits_for
@@ -81,7 +91,10 @@ class Books:
     @property
     def process(self) -> str:
         """The name of this process in the server."""
-        return f"{self._token}{os.getpid():x}"
+        mine = pid()
+        if self._named[0] != mine:
+            self._named = mine, f"{self._token}{mine:x}"
+        return self._named[1]
 
     def next_number(self) -> int:
         """Return the number of a new reservation."""
@@ -102,54 +115,78 @@ class Books:
 
     # Steps
 
-    def header(self, **numbers: Any) -> wire.Header:
-        """Return the numbers of a step."""
-        clock = -1.0 if self.script_clock is None else wire.microseconds(self.script_clock())
-        return wire.Header(
-            lifetime=wire.microseconds(self.lifetime),
-            keep=wire.microseconds(max(KEEP, self.lifetime)),
-            clock=clock,
-            **numbers,
-        )
+    def clock(self) -> bytes:
+        """Return what each script that touches buckets reads first."""
+        if self.script_clock is None:
+            return self._own_time
+        return wire.clock(wire.microseconds(self.script_clock()), self.lifetime, self._keep)
 
-    def step(
+    def round(
         self,
-        header: wire.Header,
         group: str,
+        asks: Sequence[Ask] = (),
         *,
-        accounts: Iterable[Account] = (),
-        wants: Wants | None = None,
+        waits: bool = False,
+        leaves: str = "",
         batch: Batch | None = None,
-        number: int = 0,
-        held: Reservation | None = None,
-    ) -> Step:
-        """Return a step: a claim on accounts, under a number, and the batch that rides along.
+    ) -> Round:
+        """Return a step of a group: claims, and the batch that rides along.
 
-        `wants`: the shares that are wanted of them, if the header says for how long.
+        Args:
+            group: whose claims and settlements may ride together.
+            asks: the claims, in the order in which they are served.
+            waits: this process stands in a row for slots.
+            leaves: the prefix of the keys in whose row it waits no more.
+            batch: the settlements that ride along.
         """
         self.steps += 1
-        accounts = list(accounts)
-        known = [self.view.know(account) for account in accounts]
-        keys = [one.prefix for one in known]
-        parts: list[Part] = [
-            header.packed(),
-            self.process,
-            self.identify(number),
-            "" if held is None else self.identify(held.number),
+        places = Places()
+        settlements = [
+            settlement(
+                places.of(self.view.prefix(ending.organization), ending.blob),
+                ending.reservation_id,
+                ending.numbers,
+            )
+            for ending in (batch.endings if batch is not None else ())
         ]
-        parts += [one.blob for one in known]
-        if header.create:
-            now = self._clock.now()
-            parts += [self.view.hints(account, now) for account in accounts]
-        if header.lends_for:
-            parts += [wire.want((wants or {}).get(account, ())) for account in accounts]
-        for ending in batch.endings if batch is not None else ():
-            keys.append(self.view.prefix(ending.organization))
-            parts += [ending.reservation_id, ending.numbers, ending.blob]
-        holder = group if held is None else held.account.organization
-        keys.append(wire.prefix(self.namespace, holder))
+        claims = [self._claim(ask, places, batch) for ask in asks]
+        keys = places.keys
+        if leaves:
+            keys.append(leaves)
+        heading = Heading(
+            self.clock(), self.process, self.by_owner, waits, self.lends_for, self.fraction()
+        )
+        text = text_of(heading, batch, settlements, claims, places, len(keys) if leaves else 0)
         keys.append(self.group_prefix(group))
-        return keys, parts
+        return Round(group, asks, batch, keys, text, places.accounts, self._clock.now())
+
+    def _claim(self, ask: Ask, places: Places, batch: Batch | None) -> bytes:
+        known = self.view.know
+        now = self._clock.now() if ask.create else 0.0
+        ranking = [
+            places.candidate(
+                account, known(account), self._hints(account, now, batch) if ask.create else None
+            )
+            for account in ask.accounts
+        ]
+        held = ask.held
+        if held is None:
+            return claim(ask, self.identify(ask.number), ranking, 0, "")
+        whose = known(held.account)
+        holder = places.of(whose.prefix, whose.blob)
+        return claim(ask, self.identify(ask.number), ranking, holder, self.identify(held.number))
+
+    def _hints(self, account: Account, now: float, batch: Batch | None = None) -> bytes:
+        return self.view.hints(account, self.buffer.others(batch), now)
+
+    def arrived(
+        self, sent: Round, answer: bytes, now: float
+    ) -> tuple[list[Answered], list[Account]]:
+        """Take in what a step answered; returns that, and the accounts that have more."""
+        reply = read(answer)
+        for place, names, numbers in reply.views:
+            self.view.show(sent.accounts[place], names, numbers, now)
+        return reply.answers, self._end_batch(sent.group, sent.batch, reply, now)
 
     # Settlements on their way
 
@@ -166,7 +203,7 @@ class Books:
             group, name = self.group(account.organization), self.identify(number)
             undoing = wire.undoing(account.organization, name, blob, costs)
             self.buffer.add(group, undoing)
-            if self.lends:
+            if self.lends_for:
                 self.buffer.add(group, wire.share_ending(account.organization, name, blob, None))
 
     def tell_alone(self, alone: Alone, now: float, *, last: bool) -> None:
@@ -174,13 +211,13 @@ class Books:
         if last:
             for number, account, taken in alone.open():
                 known, left = self.view.know(account), max(0.0, taken.expires_at - now)
-                levels = self.view.hints(account, now)
+                levels = self._hints(account, now)
                 name, whose = self.identify(number), account.organization
                 ending = wire.kept(whose, name, known.blob, levels, taken.costs, left)
                 self.buffer.add(self.group(whose), ending, first=True)
         for debt in alone.debts():
             account = debt.account
-            known, levels = self.view.know(account), self.view.hints(account, now)
+            known, levels = self.view.know(account), self._hints(account, now)
             ending = wire.spent(account.organization, known.blob, levels, debt.amounts)
             self.buffer.add(self.group(account.organization), ending, first=True)
 
@@ -200,20 +237,11 @@ class Books:
         self.view.merge(organization, into, now)
         for gone, amounts in spent:
             account = self.view.account(into, gone.project, gone.family, now)
-            blob, levels = self.view.know(account).blob, self.view.hints(account, now)
+            blob, levels = self.view.know(account).blob, self._hints(account, now)
             self.buffer.add(self.group(into), wire.spent(into, blob, levels, amounts))
 
-    def next_batch(self) -> tuple[str, Batch, Step] | None:
-        """Return a batch that is to be sent now, with its step; ``None`` = there is none."""
-        group = self.buffer.first()
-        batch = None if group is None else self.buffer.begin(group)
-        if group is None or batch is None:
-            return None
-        header = self.header(batch=batch.number, settlements=len(batch.endings))
-        return group, batch, self.step(header, group, batch=batch)
-
-    def end_batch(
-        self, group: str, batch: Batch | None, reply: wire.Reply, now: float
+    def _end_batch(
+        self, group: str, batch: Batch | None, reply: Reply, now: float
     ) -> list[Account]:
         """Take in what came of a batch: what moved is sent again, what has room is returned."""
         if batch is None:
@@ -224,8 +252,9 @@ class Books:
             if self.view.resolve(ending.organization) == ending.organization:
                 self.view.merge(ending.organization, target, now)
             self.buffer.add(self.group(target), ending)
-        owners = {batch.endings[index - 1].organization for index in reply.freed}
-        return self.view.of(owners)
+        if not reply.freed:
+            return []
+        return self.view.of({batch.endings[index - 1].organization for index in reply.freed})
 
     def tell(self, accounts: Iterable[Account]) -> bool:
         """Tell the pool that accounts have more; whether any call waits for that. Takes no lock."""

@@ -7,6 +7,7 @@ in flight at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +39,14 @@ class Buffer:
     def __len__(self) -> int:
         waiting = sum(len(endings) for endings in self._waiting.values())
         return waiting + sum(len(batch.endings) for batch in self._batches.values())
+
+    def others(self, batch: Batch | None) -> Iterator[Ending]:
+        """Return the settlements that are still to be taken in, without those of a batch."""
+        for waiting in self._waiting.values():
+            yield from waiting
+        for other in self._batches.values():
+            if other is not batch:
+                yield from other.endings
 
     def add(self, group: str, ending: Ending, *, first: bool = False) -> None:
         """Put a settlement in, behind the others or before them."""

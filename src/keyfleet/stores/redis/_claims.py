@@ -1,7 +1,7 @@
 """Claims and settlements of one process: what is said to the server, and what can go wrong in it.
 
-A claim is a conversation: a generator that yields steps and is sent replies, so that threads and
-event loops carry the same one over and back.
+A claim is a conversation: a generator that yields what it asks and is sent what was answered, so
+that threads and event loops carry the same one over and back, several of them in one step.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Final
 
 from ..._clock import Clock
 from ..._core.account import Account
-from ..._core.bucket import Mark
 from ..._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short, State
 from ...errors import StoreError
 from . import _wire as wire
 from ._alone import Alone
 from ._away import Absence
-from ._books import Books, Step, Wants
+from ._books import Books
 from ._companion import Companion
+from ._request import GRANTED, MISSING, MOVED, OVERSIZE, Answered, Ask, Round, Wants
 from ._row import LISTENS_WITHIN, Row
-from ._server import Lost, Reply, Unready
+from ._server import Lost, Unready
 from ._shares import Shares
 from ._view import Portion
 
 #: Claims of one conversation: an owner that was merged, a bucket to be made, an answer lost.
 TURNS: Final = 8
 
-Talk = Generator[Step, Reply, Answer]
+Talk = Generator[Ask, Answered, Answer]
 
 
 class Claims:
@@ -65,7 +65,7 @@ class Claims:
         self.granted_alone = 0
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
-        self._row = Row(books.view, companion)
+        self._row = Row(books.view, companion, clustered=books.by_owner)
         self._booked_until = -inf
 
     def at_once(self, claim: Claim, now: float) -> Reservation | Short | None:
@@ -79,13 +79,18 @@ class Claims:
                     return granted
             return self._row.answer(claim, now) if self._row else None
 
+    @property
+    def waits(self) -> bool:
+        """Whether this process stands in a row for slots."""
+        return bool(self._row)
+
     def waits_no_more(self, prefix: str) -> None:
         """No call of this process waits for slots of these keys' owner: others are told of them."""
         with self._lock:
             self._row.left(prefix)
 
     def talk(self, claim: Claim) -> Talk:
-        """Claim; what a driver does is to carry the steps over and back."""
+        """Claim; what a driver does is to carry what is asked over and back."""
         held = claim.held
         if claim.dropped is not None:
             self.settle(Settlement(claim.dropped, wire.UNUSED), self._clock.now())
@@ -121,10 +126,10 @@ class Claims:
 
     def _absent(
         self, accounts: list[Account], claim: Claim, held: Reservation | None
-    ) -> Generator[Step, Reply, Answer | None]:
+    ) -> Generator[Ask, Answered, Answer | None]:
         """Return what a claim gets without asking while the server is away; ``None`` = ask it.
 
-        An empty step goes first, so that nothing need be undone if that isn't answered either.
+        A question for nothing goes first, so that nothing need be undone if there is no answer.
         """
         with self._lock:
             if self._absence.away is None or not accounts:
@@ -133,10 +138,8 @@ class Claims:
                 return self._on_its_own(self._alone, accounts, claim, held)
             if self._absence.holds_back(self._clock.now()):
                 return self._absence.answer(held)
-            group = self._books.group(accounts[0].organization)
-            step = self._books.step(self._books.header(), group)
         try:
-            yield step
+            yield Ask(self._books.group(accounts[0].organization))
         except Unready as error:
             return self._short_since(error, held)
         return None
@@ -176,11 +179,11 @@ class Claims:
         """Whether this process spends its part of the quota, and asks nobody."""
         return self._alone is not None
 
-    def knock(self) -> Step:
-        """Return an empty step, which tells whether the server is there."""
+    def knock(self) -> Round:
+        """Return a step without claims, which tells whether the server is there."""
         with self._lock:
             account = next(iter(self._view.all()))
-            return self._books.step(self._books.header(), self._books.group(account.organization))
+            return self._books.round(self._books.group(account.organization))
 
     def is_away(self) -> None:
         """It doesn't answer."""
@@ -224,7 +227,7 @@ class Claims:
 
     def _ask_sparing(
         self, shares: Shares, accounts: list[Account], claim: Claim, held: Reservation | None
-    ) -> Generator[Step, Reply, Reservation | None]:
+    ) -> Generator[Ask, Answered, Reservation | None]:
         """Ask for as much as this process's shares don't cover; ``None`` = nothing fits.
 
         Who is short has no share left: each of the owners concerned has then been given back.
@@ -277,7 +280,7 @@ class Claims:
             return oversize if oversize is not None else Short(None, inf)
         if held is not None and held.starts_at <= best.ready_at:
             return Short(held.account, held.starts_at, booking=held)
-        if best.account is None or not claim.books_for > 0:
+        if best.account is None or best.ready_at == inf or not claim.books_for > 0:
             return best
         booked = yield from self._ask([best.account], claim, claim.books_for, None)
         if held is not None:
@@ -318,39 +321,22 @@ class Claims:
         for _ in range(TURNS):
             if not accounts:
                 return Short(None, inf)
-            group = self._books.group(accounts[0].organization)
-            waits = self._companion.listening.is_set()
-            lender = self._shares if any(wants.values()) else None
-            with self._lock:
-                batch = self._books.buffer.begin(group)
-                header = self._books.header(
-                    batch=batch.number if batch else -1,
-                    settlements=len(batch.endings) if batch else 0,
-                    candidates=len(accounts),
-                    create=create,
-                    again=again,
-                    horizon=wire.microseconds(books_for) if books_for > 0 else -1,
-                    waits=waits and books_for > 0,
-                    waited=bool(self._row),
-                    lends_for=lender.lends_for if lender is not None else 0,
-                    fraction=lender.fraction if lender is not None else 0,
-                    costs=claim.costs,
-                )
-                step = self._books.step(
-                    header,
-                    group,
-                    accounts=accounts,
-                    wants=wants,
-                    batch=batch,
-                    number=number,
-                    held=held,
-                )
-            sent_at = self._clock.now()
+            ask = Ask(
+                self._books.group(accounts[0].organization),
+                accounts,
+                number,
+                claim.costs,
+                create,
+                again,
+                waits=claim.books_for > 0 and self._companion.listening.is_set(),
+                horizon=wire.microseconds(books_for) if books_for > 0 else -1,
+                held=held,
+                wants=wants,
+            )
             try:
-                raw = yield step
+                answered = yield ask
             except StoreError as error:
                 with self._lock:
-                    self._books.buffer.failed(batch)
                     once = again or held is not None or self._absence.away is not None
                     if once or not isinstance(error, Lost):
                         self._books.undo(accounts, number, claim.costs)
@@ -358,81 +344,59 @@ class Claims:
                 again = True
                 continue
             except BaseException:  # also cancellation: what was granted must come back
-                with self._lock:
-                    self._books.buffer.failed(batch)
-                    self._books.undo(accounts, number, claim.costs)
+                if ask.sent_at is not None or again:
+                    with self._lock:
+                        self._books.undo(accounts, number, claim.costs)
                 raise
-            reply = wire.read(raw)
             now = self._clock.now()
-            with self._lock:
-                freed = self._books.end_batch(group, batch, reply, now)
-            self._books.tell(freed)
             if self._absence.away is not None:
                 self.is_back()
-            if reply.what == wire.MOVED:
+            if answered.what == MOVED:
                 with self._lock:
-                    self._view.merge(accounts[reply.which].organization, reply.name, now)
+                    into = answered.text.decode()
+                    self._view.merge(accounts[answered.which].organization, into, now)
                     accounts, wants = self._view.resolved(accounts, now), {}
-            elif reply.what == wire.MISSING:
+            elif answered.what == MISSING:
                 create = True
             else:
                 with self._lock:
-                    return self._answer(accounts, claim, reply, number, held, wants, sent_at, now)
+                    return self._answer(ask, claim, answered, now)
         raise StoreError("Redis gave no answer to a claim: is something else writing to its keys?")
 
-    def _answer(
-        self,
-        accounts: list[Account],
-        claim: Claim,
-        reply: wire.Reply,
-        number: int,
-        held: Reservation | None,
-        wants: Wants,
-        sent_at: float,
-        now: float,
-    ) -> Answer:
-        marks: list[Mark] = []
-        for index, (names, numbers) in enumerate(reply.views):
-            # A repeated claim's answer shows only the account that it was granted on.
-            which = reply.which if len(reply.views) == 1 else index
-            seen = self._view.show(accounts[which], names, numbers, now)
-            if which == reply.which:
-                marks = seen
-        account = accounts[reply.which] if reply.which >= 0 else None
-        if reply.what == wire.GRANTED and account is not None:
-            reservation = self._view.granted(account, claim.costs, marks, number, reply, sent_at)
-            if self._shares is not None and reply.lent > 0:
-                self._shares.lent(reservation, wants, reply, sent_at)
-                self._companion.nudge(soon=False)
-            if reply.after <= 0:
-                return reservation
-            reservation.starts_at = now + reply.after
-            self._booked_until = max(self._booked_until, reservation.starts_at)
-            return Short(account, reservation.starts_at, booking=reservation)
-        if reply.what == wire.OVERSIZE and account is not None:
-            return Oversize(account, self._view.bucket(account, reply.name))
-        return self._short(accounts, account, reply, claim, held, now)
+    def _answer(self, ask: Ask, claim: Claim, answered: Answered, now: float) -> Answer:
+        if answered.which < 0:
+            return self._short(ask, None, answered, claim, now)
+        account = ask.accounts[answered.which]
+        if answered.what == OVERSIZE:
+            return Oversize(account, self._view.bucket(account, answered.text.decode()))
+        if answered.what != GRANTED or ask.sent_at is None:
+            return self._short(ask, account, answered, claim, now)
+        marks = self._view.marks(account, answered.text, now)
+        reservation = self._view.granted(
+            account, claim.costs, marks, ask.number, answered.after, ask.sent_at
+        )
+        if self._shares is not None and answered.part > 0:
+            self._shares.lent(reservation, ask.wants, answered, ask.sent_at)
+            self._companion.nudge(soon=False)
+        if answered.after <= 0:
+            return reservation
+        reservation.starts_at = now + answered.after
+        self._booked_until = max(self._booked_until, reservation.starts_at)
+        return Short(account, reservation.starts_at, booking=reservation)
 
     def _short(
-        self,
-        accounts: list[Account],
-        account: Account | None,
-        reply: wire.Reply,
-        claim: Claim,
-        held: Reservation | None,
-        now: float,
+        self, ask: Ask, account: Account | None, answered: Answered, claim: Claim, now: float
     ) -> Short:
-        if held is not None:  # nothing begins earlier, or else the server had exchanged it
-            return Short(held.account, held.starts_at, booking=held)
-        expires_at = now + reply.expires_after
-        if reply.after == inf and claim.books_for > 0:
+        if ask.held is not None:  # nothing begins earlier, or else the server had exchanged it
+            return Short(ask.held.account, ask.held.starts_at, booking=ask.held)
+        expires_at = now + answered.expires_after
+        if answered.after == inf and claim.books_for > 0:
             if self._companion.listening.is_set():
-                expires_at = min(expires_at, self._row.joined(accounts, now))
+                expires_at = min(expires_at, self._row.joined(ask.accounts, now))
             elif self._books.freed is not None:
-                if not self._books.by_owner:
-                    self._companion.listen()
+                self._companion.listen()
                 expires_at = min(expires_at, now + LISTENS_WITHIN)
-        return Short(account, now + reply.after, expires_at)
+        return Short(account, now + answered.after, expires_at)
 
     def settle(self, settlement: Settlement, now: float) -> bool:
         """Take in what became of a reservation, once. True if capacity came back.
@@ -456,7 +420,10 @@ class Claims:
             if self._alone is not None and self._alone.settle(settlement, now):
                 return self._view.take_in(settlement, now)
             self._books.put(settlement, now)
+            # What refills waits for the next claim, which comes as a booking begins; no slot does.
+            slots = any(bucket.period is None for bucket, *_ in reservation.marks)
             freed = self._view.take_in(settlement, now)
-            soon = freed or settlement.outcome is not None or now > self._booked_until
+            urgent = settlement.outcome is not None or (freed and slots)
+            soon = urgent or now > self._booked_until
         self._companion.nudge(soon=soon)
         return freed

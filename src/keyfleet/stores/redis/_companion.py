@@ -12,8 +12,9 @@ from typing import Any, Final
 
 #: Seconds that a settlement waits for a claim to ride with, at most.
 RIDES_WITHIN: Final = 0.005
-#: The same where a booking begins soon: then the next call's claim will take it along.
-RIDES_LATER: Final = 0.5
+#: The same where a booking begins soon: then the next call's claim will take it along. What a call
+#: used less comes back to others so much later; it lags, and is not lost.
+RIDES_LATER: Final = 1.0
 #: Seconds between attempts to reach a server that does not answer.
 TRY_AGAIN_AFTER: Final = 0.2
 
@@ -51,7 +52,7 @@ class Companion:
 
     def nudge(self, *, soon: bool) -> None:
         """Say that something is in the buffer; `soon` = others may wait for it."""
-        if soon:
+        if soon and not self._hurry.is_set():
             self._hurry.set()
         if not self._some.is_set():
             self._some.set()

@@ -4,7 +4,7 @@ Theory of operation. What is known stands in one hash of the server, a record fo
 the version of its last change. Each *exchange* runs one script there: it brings what this process
 has to tell, and fetches the records that are newer than what it knows. A process exchanges at its
 first claim, so that it begins with what the others know; then whenever it has something to tell, or
-is told on a channel that another one had; and once a second in any case, since messages get lost.
+is told on a channel that another one had; and every few seconds in any case: messages get lost.
 
 Who finds that a subject's rest is over asks for the *claim* on its probe. The server gives it to
 one process, for a few seconds; as long as the probe is in flight it is held on. The others keep the
@@ -16,7 +16,7 @@ Subjects are named by what they are; a key by a fingerprint (`Secret.fingerprint
 
 from __future__ import annotations
 
-import os
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from math import inf
 from struct import Struct
 from threading import Event, Lock, Thread, current_thread
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from ..._clock import Clock
 from ..._core.claims import Claim
@@ -31,13 +32,15 @@ from ..._core.health import News, State
 from ..._protocols import Member
 from ...errors import StoreError
 from . import _wire as wire
+from ._process import pid
 from ._registry import ALIVE_FOR, about
 from ._server import HEALTH, Part, Replies, Server
 
-#: Seconds between exchanges where nothing happens: within them a lost message is made up for.
-EXCHANGES_EVERY: Final = 1.0
-#: The same where no messages come: in a cluster.
-ASKS_EVERY: Final = 0.5
+#: Seconds between exchanges where no messages come, and while a claim on a probe is held on.
+ASKS_EVERY: Final = 1.0
+#: The same where they do: some words before a process is taken for dead, and within them is made up
+#: for a message that was lost on a connection of which nobody said that it was cut.
+EXCHANGES_EVERY: Final = 3.0
 #: Seconds that a claim on a probe lasts, unless it is held on.
 CLAIM_FOR: Final = 5.0
 #: Seconds of them in which a probe may begin: well before another process may claim it.
@@ -163,9 +166,16 @@ class Health:
         self._versions: dict[str, int] = {}
         self._probing: dict[str, News] = {}
         self._pid: int | None = None
+        #: Whether the first exchange told anything.
+        self._found = False
+        #: Held by who makes it, in threads (of which process), and in each event loop.
+        self._reading = (pid(), Lock())
+        self._reading_in: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
+        self._reading_in = WeakKeyDictionary()
         self._threads: list[Thread] = []
         self._some = Event()
         self._closed = Event()
+        self._hears = Event()
 
     def join(self, member: Member) -> None:
         """Serve a pool."""
@@ -179,14 +189,14 @@ class Health:
     @property
     def size(self) -> int | None:
         """How many processes the fleet has, as of the last exchange; ``None`` = there was none."""
-        return self._members if self._pid == os.getpid() else None
+        return self._members if self._pid == pid() else None
 
     def is_new(self, claim: Claim) -> bool:
         """Whether there is a pool, and this process hasn't read yet what the others know.
 
         A claim with a booking goes on: it was made before the process was forked.
         """
-        if self._member is None or self._pid == os.getpid():
+        if self._member is None or self._pid == pid():
             return False
         return claim.held is None and claim.dropped is None
 
@@ -225,30 +235,51 @@ class Health:
     # Exchanges
 
     def read(self) -> bool:
-        """Learn what the others know; return whether that was anything. Begins to listen."""
-        step, sent = self._begin()
-        try:
-            raw = self._server.step(*step, HEALTH)
-        except StoreError:  # the claim that follows says so
-            self._failed(sent)
-            return False
-        finally:
-            self._start()
-        return self._end(raw, sent)
+        """Learn what the others know; return whether that was anything. Begins to listen.
+
+        Of threads that come at the same time one asks for all.
+        """
+        with self._readers():
+            if self._pid == pid():
+                return self._found
+            step, sent = self._begin()
+            try:
+                raw = self._server.step(*step, HEALTH)
+            except StoreError:  # the claim that follows says so
+                self._failed(sent)
+                return False
+            finally:
+                self._start()
+            self._found = self._end(raw, sent)
+            return self._found
 
     async def aread(self) -> bool:
         """Do as `read`, without blocking the event loop."""
-        step, sent = self._begin()
-        try:
-            raw = await self._server.astep(*step, HEALTH)
-        except BaseException as error:  # also cancellation: what was to be told is told later
-            self._failed(sent)
-            if isinstance(error, StoreError):
-                return False
-            raise
-        finally:
-            self._start()
-        return self._end(raw, sent)
+        async with self._readers_in(asyncio.get_running_loop()):
+            if self._pid == pid():
+                return self._found
+            step, sent = self._begin()
+            try:
+                raw = await self._server.astep(*step, HEALTH)
+            except BaseException as error:  # also cancellation: what was to be told is told later
+                self._failed(sent)
+                if isinstance(error, StoreError):
+                    return False
+                raise
+            finally:
+                self._start()
+            self._found = self._end(raw, sent)
+            return self._found
+
+    def _readers(self) -> Lock:
+        with self._lock:
+            if self._reading[0] != pid():  # forked: perhaps while it was held
+                self._reading = pid(), Lock()
+            return self._reading[1]
+
+    def _readers_in(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
+        with self._lock:
+            return self._reading_in.setdefault(loop, asyncio.Lock())
 
     def _exchange(self) -> None:
         step, sent = self._begin()
@@ -375,23 +406,22 @@ class Health:
 
     def _start(self) -> None:
         with self._lock:
-            if self._pid == os.getpid() or self._closed.is_set():
+            if self._pid == pid() or self._closed.is_set():
                 return
             if self._pid is not None:  # forked: the threads, and what they sleep on, stayed behind
-                self._some, self._closed = Event(), Event()
-            self._pid = os.getpid()
-            work = [self._tell_on] if self._server.is_cluster else [self._tell_on, self._listen]
+                self._some, self._closed, self._hears = Event(), Event(), Event()
+            self._pid = pid()
             self._threads = [
                 Thread(target=one, name=f"keyfleet-health{one.__name__}", daemon=True)
-                for one in work
+                for one in (self._tell_on, self._listen)
             ]
             for thread in self._threads:
                 thread.start()
 
     def _tell_on(self) -> None:
-        every = ASKS_EVERY if self._server.is_cluster else EXCHANGES_EVERY
         while not self._closed.is_set():
-            self._some.wait(every)
+            is_calm = self._hears.is_set() and not self._probing
+            self._some.wait(EXCHANGES_EVERY if is_calm else ASKS_EVERY)
             self._some.clear()
             if self._closed.is_set():  # read after clearing: `close` writes them the other way
                 return
@@ -411,11 +441,16 @@ class Health:
                 subscription = self._server.subscription(self._channel, self._own_channel)
                 while not self._closed.is_set():
                     message = subscription.get_message(timeout=1.0)
-                    if message is not None and message["data"] != self._process().encode():
+                    if message is None:
+                        continue
+                    if message["type"] == "subscribe":
+                        self._hears.set()
+                    if message["data"] != self._process().encode():
                         self._some.set()
             except Exception:  # the server has gone, whatever redis-py calls it: try again
                 self._closed.wait(TRY_AGAIN_AFTER)
             finally:
+                self._hears.clear()
                 if subscription is not None:
                     subscription.close()
 

@@ -17,7 +17,9 @@ from ._view import View
 
 #: Seconds after which a call that waits for a slot asks again, in case a message was lost.
 ASKS_AGAIN_AFTER: Final = 5.0
-#: The same where messages don't come: in the first moments, and in a cluster.
+#: The same in a cluster, where who hasn't asked for 5 seconds is taken for gone.
+ASKS_AGAIN_IN_A_CLUSTER: Final = 2.0
+#: The same where messages don't come yet.
 LISTENS_WITHIN: Final = 0.1
 
 
@@ -27,9 +29,11 @@ class Row:
     Args:
         view: the accounts of this process.
         companion: hears the messages.
+        clustered: they come from a cluster.
     """
 
-    def __init__(self, view: View, companion: Companion) -> None:
+    def __init__(self, view: View, companion: Companion, *, clustered: bool) -> None:
+        self._asks_again_after = ASKS_AGAIN_IN_A_CLUSTER if clustered else ASKS_AGAIN_AFTER
         self._view = view
         self._companion = companion
         #: Of which owners' keys it is told, until when: by then it asks again.
@@ -41,7 +45,7 @@ class Row:
 
     def joined(self, accounts: Iterable[Account], now: float) -> float:
         """Take in that it waits for slots of these; return when it asks again."""
-        until = now + ASKS_AGAIN_AFTER
+        until = now + self._asks_again_after
         for account in accounts:
             self._told_until[self._view.know(account).prefix] = until
         return until

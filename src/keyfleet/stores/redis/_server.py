@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.resources import files
+from math import inf
 from threading import Lock
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -28,6 +28,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as Disconnected
@@ -35,21 +36,64 @@ from redis.exceptions import TimeoutError as TimedOut
 from redis.retry import Retry
 
 from ...errors import ConfigError, StoreError
+from ._process import pid
 
 _LUA: Final = files("keyfleet.stores").joinpath("_lua")
 
 
-class Script:
-    """A script as the server keeps it: its text, and the digest by which it is called."""
+#: A line of constants: ``local OPEN, BOOKED = 0, 1 -- what they are``. So are functions of the
+#: server's libraries: ``local floor, ceil = math.floor, math.ceil``.
+_CONSTANTS: Final = re.compile(
+    r"^local ([A-Z][A-Z_, ]*) = ([^{]*?)(?: --.*)?$|"
+    r"^local ([a-z, ]+) = ((?:[a-z]+\.[a-z]+(?:, )?)+)$"
+)
+#: What is left alone (a string, a comment), or a name that belongs to nothing else.
+_WORD: Final = re.compile(r"'[^']*'|--.*|(?<![.\w])[A-Za-z][A-Za-z_]+\b")
 
-    def __init__(self, *parts: str) -> None:
-        self.text = "\n".join(_LUA.joinpath(part).read_text("utf-8") for part in parts)
+
+class Script:
+    """A script as the server keeps it: its text, and the digest by which it is called.
+
+    It is joined from files. The server makes all functions of a script anew whenever it runs it,
+    and each takes time for each name that it uses from outside. So constants, and functions of the
+    server's libraries, are written in where they are used; and a module becomes a function of its
+    name, which makes what the file holds once that is needed.
+    """
+
+    def __init__(self, *files: str) -> None:
+        constants: dict[str, str] = {}
+        self.text = "\n".join(_prepared(file, constants) for file in files)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-STEP: Final = Script("bucket.lua", "step.lua")
-MERGE: Final = Script("bucket.lua", "merge.lua")
-HEALTH: Final = Script("health.lua")
+def _prepared(file: str, constants: dict[str, str]) -> str:
+    """Return a file's text, with what is constant written in; adds its own constants."""
+    lines = []
+    text = _LUA.joinpath(f"{file}.lua").read_text("utf-8")
+    for line in text.splitlines():
+        found = _CONSTANTS.match(line)
+        if found is None:
+            lines.append(_WORD.sub(lambda word: constants.get(word[0], word[0]), line))
+        elif found[1]:
+            values = [f"({value})" for value in found[2].split(", ")]
+            constants.update(zip(found[1].split(", "), values, strict=True))
+        else:
+            constants.update(zip(found[3].split(", "), found[4].split(", "), strict=True))
+    body = "\n".join(lines)
+    return f"local function {file}()\n{body}\nend" if file in _MODULES else body
+
+
+#: Files that hold what is seldom needed.
+_MODULES: Final = ("limits", "lost", "slots", "shares", "due", "answers", "alone")
+_BUCKETS: Final = ("bucket", "limits", "accounts")
+STEP: Final = Script(
+    *(*_BUCKETS, "records", "lost", "request", "slots", "shares", "due", "answers", "alone"),
+    *("settle", "claim", "step"),
+)
+MERGE: Final = Script(*_BUCKETS, "merge")
+HEALTH: Final = Script("health")
+#: Seconds after which a connection that is kept is looked at before it is used.
+LOOKS_AFTER: Final = 1.0
 #: Connections of one process, and of each event loop: a step takes well under a millisecond.
 CONNECTIONS: Final = 32
 
@@ -70,6 +114,10 @@ class Lost(Unready):
     """No answer came: whether the step was done is not known."""
 
 
+class Cut(Lost):
+    """A connection that was kept turned out to be cut."""
+
+
 #: Refusals that pass: a replica before it is the master, a slot on its way, a server that is full.
 _PASSES: Final = (
     *(ReadOnlyError, ClusterDownError, TryAgainError, OutOfMemoryError, RedisClusterException),
@@ -77,6 +125,38 @@ _PASSES: Final = (
 #: The same as they read where redis-py has no name for them. Before Redis 7 so do all those that a
 #: script met: "Error running script (...): @user_script: 419: -OOM command not allowed".
 _PASSES_TOO: Final = re.compile(r"(?:^|-)(OOM|READONLY|MISCONF|MASTERDOWN|NOREPLICAS|BUSY) ")
+
+
+class Line:
+    """A connection that steps go over, one after the other.
+
+    It is kept, since to check one out and back in for each takes as long as the rest of its way.
+    One that wasn't used for a while is checked out anew, which looks whether it still stands.
+    """
+
+    __slots__ = ("_pid", "_used_at", "connection")
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+        self._pid = pid()
+        self._used_at = -inf
+
+    def is_stale(self, now: float) -> bool:
+        """Whether it must be checked out anew; else it is in use from now on."""
+        if self._pid != pid():  # forked: the connection is the parent's
+            self._pid, self.connection = pid(), None
+        stale = self.connection is None or now - self._used_at > LOOKS_AFTER
+        self._used_at = now
+        return stale
+
+    def drop(self) -> Any:
+        """Return the connection, and keep it no more."""
+        connection, self.connection = self.connection, None
+        return connection
+
+    def spoil(self) -> None:
+        """Take in that it is cut."""
+        self._used_at = -inf
 
 
 class Server:
@@ -108,8 +188,9 @@ class Server:
         }
         self._lock = Lock()  # guards the clients
         self._client: Any = None
-        #: For each loop its client, and what closes that with the loop.
-        self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Any]]
+        self._line = Line()
+        #: For each loop its client, what closes that with the loop, and its line.
+        self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Any, Line]]
         self._aclients = WeakKeyDictionary()
         try:
             self._addresses()
@@ -181,7 +262,7 @@ class Server:
         with self._lock:
             for other in [other for other in self._aclients if other.is_closed()]:
                 del self._aclients[other]
-            self._aclients[loop] = client, guard
+            self._aclients[loop] = client, guard, Line()
         await anext(guard)
         return client
 
@@ -196,6 +277,63 @@ class Server:
             await client.aclose()
 
     # Steps
+
+    def turn(self, keys: Sequence[str], text: bytes, now: float) -> Any:
+        """Do as `step`, over the connection that is kept for this: for one thread at a time."""
+        if self.is_cluster:
+            return self.step(keys, [text])
+        line, pool = self._line, self.client().connection_pool
+        with _ours():
+            stale = line.is_stale(now)
+            if stale:
+                if line.connection is not None:
+                    pool.release(line.drop())
+                line.connection = pool.get_connection()
+            connection = line.connection
+            try:
+                try:
+                    connection.send_command("EVALSHA", STEP.sha, len(keys), *keys, text)
+                    return connection.read_response()
+                except NoScriptError:
+                    connection.send_command("EVAL", STEP.text, len(keys), *keys, text)
+                    return connection.read_response()
+            except ResponseError:
+                raise
+            except BaseException as error:  # an interrupt: what it would read next is of this step
+                line.spoil()
+                connection.disconnect()
+                if isinstance(error, Disconnected) and not stale:
+                    raise Cut(_told(error)) from error
+                raise
+
+    async def aturn(self, keys: Sequence[str], text: bytes, now: float) -> Any:
+        """Do as `turn`, for one task of an event loop at a time."""
+        if self.is_cluster:
+            return await self.astep(keys, [text])
+        pool = (await self.aclient()).connection_pool
+        line = self._aclients[asyncio.get_running_loop()][2]
+        with _ours():
+            stale = line.is_stale(now)
+            if stale:
+                if line.connection is not None:
+                    await pool.release(line.drop())
+                line.connection = await pool.get_connection()
+            connection = line.connection
+            try:
+                try:
+                    await connection.send_command("EVALSHA", STEP.sha, len(keys), *keys, text)
+                    return await connection.read_response()
+                except NoScriptError:
+                    await connection.send_command("EVAL", STEP.text, len(keys), *keys, text)
+                    return await connection.read_response()
+            except ResponseError:
+                raise
+            except BaseException as error:  # also cancellation
+                line.spoil()
+                await connection.disconnect(nowait=True)
+                if isinstance(error, Disconnected) and not stale:
+                    raise Cut(_told(error)) from error
+                raise
 
     def step(self, keys: Sequence[str], parts: Sequence[Part], script: Script = STEP) -> Any:
         """Run a script; return its answer, a `Reply` or `Replies`.
@@ -254,6 +392,7 @@ class Server:
         """Close the connections of threads; those of an event loop are closed with it."""
         with self._lock:
             client, self._client = self._client, None
+            self._line = Line()
         if client is not None:
             client.close()
 
@@ -265,20 +404,30 @@ class Server:
         self.close()
 
 
-@contextmanager
-def _ours() -> Iterator[None]:
-    """Turn what redis-py raises into ours."""
-    try:
-        yield
-    except (AuthenticationError, AuthorizationError) as error:  # redis-py has them disconnected
-        raise StoreError(_told(error)) from error
-    except _PASSES as error:
-        raise Unready(_told(error)) from error
-    except (Disconnected, TimedOut, OSError) as error:
-        raise Lost(_told(error)) from error
-    except RedisError as error:
-        kind = Unready if _PASSES_TOO.search(str(error)) else StoreError
-        raise kind(_told(error)) from error
+class _Ours:
+    """Turns what redis-py raises into ours."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RedisError | OSError):
+            raise _our(error) from error
+
+
+_ours: Final = _Ours
+
+
+def _our(error: RedisError | OSError) -> StoreError:
+    if isinstance(error, AuthenticationError | AuthorizationError):  # redis-py: disconnected
+        return StoreError(_told(error))
+    if isinstance(error, _PASSES):
+        return Unready(_told(error))
+    if isinstance(error, Disconnected | TimedOut | OSError):
+        return Lost(_told(error))
+    return (Unready if _PASSES_TOO.search(str(error)) else StoreError)(_told(error))
 
 
 def _told(error: Exception) -> str:

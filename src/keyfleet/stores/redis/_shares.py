@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from os import getpid
 from typing import Final
 
 from ..._clock import Clock
@@ -36,7 +35,9 @@ from ..._core.claims import Claim, Reservation, Settlement, State
 from ..._limits import Costs
 from ...errors import ConfigError
 from . import _wire as wire
-from ._books import Books, Wants
+from ._books import Books
+from ._process import pid
+from ._request import Answered, Wants
 from ._view import Portion
 
 #: Seconds after a share's end for which the server still takes it for lent: a return within them
@@ -146,12 +147,11 @@ class Shares:
         self, books: Books, *, lasts_for: float, clock: Clock, processes: Callable[[], int]
     ) -> None:
         self._books = books
-        books.lends = True
         self._lasts_for = lasts_for
-        #: For how long the server takes a share for lent, in microseconds.
-        self.lends_for = wire.microseconds(lasts_for + GRACE)
+        books.lends_for = wire.microseconds(lasts_for + GRACE)
+        books.fraction = self._fraction
         self._clock = clock
-        self._pid = getpid()
+        self._pid = pid()
         self._of: dict[Account, Share] = {}
         #: What is to be wanted next of accounts whose share is over.
         self._paces: dict[Account, list[float]] = {}
@@ -167,7 +167,7 @@ class Shares:
 
         The ranking stands: an account is passed over only if it has nothing, as far as is known.
         """
-        if self._pid != getpid():
+        if self._pid != pid():
             self._forked()
         costs = claim.costs
         for account in claim.accounts:
@@ -280,23 +280,22 @@ class Shares:
         """Let other claims want shares of these accounts again."""
         self._asking.difference_update(account for account, amounts in wants.items() if amounts)
 
-    @property
-    def fraction(self) -> float:
+    def _fraction(self) -> float:
         """Which part of what there is the server may lend."""
         return AT_MOST / self._processes()
 
     def lent(
-        self, reservation: Reservation, wants: Wants, reply: wire.Reply, sent_at: float
+        self, reservation: Reservation, wants: Wants, answered: Answered, sent_at: float
     ) -> None:
         """Take in the share that was lent along with a reservation."""
         account = reservation.account
         self._of[account] = Share(
             account,
             reservation,
-            [int(amount * reply.lent * 1e6) / 1e6 for amount in wants[account]],
+            [int(amount * answered.part * 1e6) / 1e6 for amount in wants[account]],
             since=sent_at,
             lasts_for=self._lasts_for,
-            lent_at=reply.lent_at,
+            lent_at=answered.lent_at,
         )
 
     # Giving back
@@ -340,6 +339,6 @@ class Shares:
 
     def _forked(self) -> None:
         """Leave to the parent what it was lent."""
-        self._pid = getpid()
+        self._pid = pid()
         self._of.clear()
         self._asking.clear()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from ..._clock import Clock, SystemClock
 from ..._core.account import Account
@@ -18,12 +21,13 @@ from ...errors import ConfigError, StoreError
 from . import _wire as wire
 from ._alone import REJOINS_AFTER
 from ._away import Absence, OnFailure
-from ._books import Books, Step
-from ._buffer import Batch
+from ._books import Books
 from ._claims import TURNS, Claims
 from ._companion import Companion
 from ._health import Health
-from ._server import MERGE, Reply, Server, Unready
+from ._request import Answered, Ask, Round
+from ._rounds import Rounds
+from ._server import MERGE, Cut, Server, Unready
 from ._shares import shares_of
 
 #: Seconds to wait for a connection or an answer; a step takes well under a millisecond.
@@ -104,12 +108,18 @@ class RedisStore:
             merged=self._merged_elsewhere,
             in_flight=self._in_flight,
         )
+        self._rounds = self._make_rounds()
+        #: Of each event loop that has claimed.
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Rounds] = WeakKeyDictionary()
         self._flushing = Lock()  # held while batches are brought over
         #: Organizations that are to be merged once the server is back.
         self._merges: list[tuple[str, str]] = []
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._server!r} namespace={self._namespace!r}>"
+
+    def _make_rounds(self) -> Rounds:
+        return Rounds(self._books, clock=self._clock, waits=lambda: self._claims.waits)
 
     @property
     def is_local(self) -> bool:
@@ -192,7 +202,7 @@ class RedisStore:
             if self._server.is_cluster:  # there the two may be on different servers
                 break
             keys = [wire.prefix(self._namespace, name) for name in (organization, into)]
-            which, *target = self._server.step(keys, [self._books.header().packed(), into], MERGE)
+            which, *target = self._server.step(keys, [self._books.clock(), into], MERGE)
             if not target:
                 break
             moved = (organization, into)[int(which) - 1]
@@ -234,16 +244,43 @@ class RedisStore:
             return answer
         talk = self._claims.talk(claim)
         try:
-            step = next(talk)
+            ask = next(talk)
             while True:
                 try:
-                    reply = self._server.step(*step)
+                    answered = self._carry(ask)
                 except StoreError as error:
-                    step = talk.throw(error)
+                    ask = talk.throw(error)
                 else:
-                    step = talk.send(reply)
+                    ask = talk.send(answered)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        finally:
+            talk.close()
+
+    def _carry(self, ask: Ask) -> Answered:
+        """Bring a claim over, alone or with others; return what came of it."""
+        rounds = self._rounds
+        rider = rounds.join(ask)
+        if not rider.leads:
+            alarm = Event()
+            rider.wake = alarm.set
+            try:
+                if not rider.is_done:
+                    alarm.wait()
+            except BaseException:  # an interrupt
+                rounds.quit(rider)
+                raise
+        if rider.leads:
+            departure = rounds.leave(rider)
+            try:
+                sent = rounds.step(departure)
+                answer = self._server.turn(sent.keys, sent.text, sent.sent_at)
+                freed = rounds.arrived(departure, sent, answer)
+            except BaseException as error:  # also an interrupt: those that went along go on
+                rounds.failed(departure, error)
+                raise
+            self._books.tell(freed)
+        return rider.result()
 
     async def areserve(self, claim: Claim, now: float) -> Answer:
         """Do as `reserve`, without blocking the event loop."""
@@ -254,16 +291,45 @@ class RedisStore:
             return answer
         talk = self._claims.talk(claim)
         try:
-            step = next(talk)
+            ask = next(talk)
             while True:
                 try:
-                    reply = await self._server.astep(*step)
+                    answered = await self._acarry(ask)
                 except StoreError as error:
-                    step = talk.throw(error)
+                    ask = talk.throw(error)
                 else:
-                    step = talk.send(reply)
+                    ask = talk.send(answered)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        finally:
+            talk.close()
+
+    async def _acarry(self, ask: Ask) -> Answered:
+        """Do as `_carry`, with others of this event loop."""
+        loop = asyncio.get_running_loop()
+        rounds = self._loops.get(loop)
+        if rounds is None:
+            rounds = self._loops[loop] = self._make_rounds()
+        rider = rounds.join(ask)
+        if not rider.leads:
+            alarm = loop.create_future()
+            rider.wake = partial(_ring, alarm)
+            try:
+                await alarm
+            except BaseException:  # also cancellation
+                rounds.quit(rider)
+                raise
+        if rider.leads:
+            departure = rounds.leave(rider)
+            try:
+                sent = rounds.step(departure)
+                answer = await self._server.aturn(sent.keys, sent.text, sent.sent_at)
+                freed = rounds.arrived(departure, sent, answer)
+            except BaseException as error:  # also cancellation: those that went along go on
+                rounds.failed(departure, error)
+                raise
+            self._books.tell(freed)
+        return rider.result()
 
     # Settle
 
@@ -303,15 +369,11 @@ class RedisStore:
     async def aflush(self) -> None:
         """Do as `flush`, without blocking the event loop."""
         self._give_back()
-        while (work := self._next_batch()) is not None:
-            group, batch, step = work
+        while (group := self._next_group()) is not None:
             try:
-                raw = await self._server.astep(*step)
-            except BaseException:  # also cancellation: the batch is sent again
-                with self._lock:
-                    self._books.buffer.failed(batch)
-                raise
-            self._brought(group, batch, raw)
+                await self._acarry(Ask(group))
+            except Cut:
+                await self._acarry(Ask(group))
 
     def _give_back(self, *, ended: bool = False) -> None:
         if self._shares is not None:
@@ -326,29 +388,26 @@ class RedisStore:
             ends_at = self._shares.next_end()
         return max(0.0, ends_at - self._clock.now()) if ends_at < inf else None
 
-    def _next_batch(self) -> tuple[str, Batch, Step] | None:
+    def _next_group(self) -> str | None:
+        """Return whose settlements are to be brought now."""
         with self._lock:
-            return self._books.next_batch()
-
-    def _brought(self, group: str, batch: Batch, raw: Reply, tells: bool = True) -> None:
-        with self._lock:
-            freed = self._books.end_batch(group, batch, wire.read(raw), self._clock.now())
-        if tells:
-            self._books.tell(freed)
+            return self._books.buffer.first()
 
     def _bring(self, tells: bool) -> bool:
-        work = self._next_batch()
-        if work is None:
+        group = self._next_group()
+        if group is None:
             return False
-        group, batch, step = work
         try:
-            raw = self._server.step(*step)
-        except BaseException:  # also an interrupt: the batch is sent again
-            with self._lock:
-                self._books.buffer.failed(batch)
-            raise
-        self._brought(group, batch, raw, tells)
+            self._carry(Ask(group, tells=tells))
+        except Cut:  # a batch may be sent again: it has its number
+            self._carry(Ask(group, tells=tells))
         return True
+
+    def _said(self, sent: Round) -> None:
+        """Bring over a step that no claim goes with, apart from the others."""
+        answer = self._server.step(sent.keys, [sent.text])
+        with self._lock:
+            self._books.arrived(sent, answer, self._clock.now())
 
     def _flushed(self) -> bool:
         try:
@@ -367,7 +426,7 @@ class RedisStore:
     def _rejoined(self) -> bool:
         """Ask whether the server is back, and tell it what this process spent on its own."""
         try:
-            self._server.step(*self._claims.knock())
+            self._said(self._claims.knock())
         except StoreError:
             self._claims.is_away()
             raise
@@ -390,10 +449,10 @@ class RedisStore:
             self._view.slot_is_free(accounts, now)
         if not self._books.tell(accounts):
             self._claims.waits_no_more(prefix)
-            header = self._books.header(waited=True)
-            keys = [prefix, self._books.group_prefix("")]
-            self._books.steps += 1
-            self._server.step(keys, [header.packed(), self.process, "", ""])
+            with self._lock:
+                group = self._books.group(accounts[0].organization) if accounts else ""
+                sent = self._books.round(group, leaves=prefix)
+            self._said(sent)
 
     # Closing
 
@@ -416,3 +475,8 @@ class RedisStore:
         except StoreError:
             pass  # reservations come back within their lifetime
         await self._server.aclose()
+
+
+def _ring(alarm: asyncio.Future[None]) -> None:
+    if not alarm.done():  # whom it should wake may have been cancelled
+        alarm.set_result(None)

@@ -62,6 +62,8 @@ class View:
         self._lifetime = lifetime
         self._ledger = Ledger(limits_for, lifetime=lifetime)
         self._known: dict[Account, Known] = {}
+        #: Of each bucket what it was last shown with, but for its level.
+        self._rules: dict[Bucket, tuple[float, ...]] = {}
 
     def account(self, organization: str, project: str | None, family: str, now: float) -> Account:
         """Return the account of an owner for a family."""
@@ -103,6 +105,7 @@ class View:
         """Show two organizations as one."""
         self._ledger.merge(organization, into, now)
         self._known.clear()
+        self._rules.clear()
 
     def know(self, account: Account) -> Known:
         """Return what stays of an account."""
@@ -113,28 +116,21 @@ class View:
             known = self._known[account] = Known(prefix, blob, limits)
         return known
 
-    def show(self, account: Account, names: bytes, numbers: bytes, now: float) -> list[Mark]:
-        """Refresh the view of an account; returns its buckets as they stand, as marks."""
+    def show(self, account: Account, names: bytes, numbers: bytes, now: float) -> None:
+        """Refresh the view of an account."""
         known = self.know(account)
         if known.names != names:
-            known.buckets = [
-                self._ledger.show(
-                    account,
-                    account.organization if "@" not in name else account.owner,
-                    wire.limit_named(name),
-                    1.0,
-                    now,
-                )
-                for name in names.decode().split(",")
-                if name
-            ]
-            known.names = names
-        marks: list[Mark] = []
-        for bucket, seen in zip(known.buckets, wire.VIEW.iter_unpack(numbers), strict=True):
-            level, limit, ceiling, corrected, pending, taken, throttle, learned, *taught = seen
+            known.buckets, known.names = self._named(account, names, now), names
+        rules = self._rules
+        for bucket, shown in zip(known.buckets, wire.VIEW.iter_unpack(numbers), strict=True):
+            rule, level = shown[:-1], shown[-1]
+            if rules.get(bucket) == rule and bucket.throttle == 1.0:  # mostly its level alone moved
+                bucket.level, bucket.at = level, now
+                continue
+            rules[bucket] = rule
+            limit, ceiling, throttle, learned, burst, price = rule
             if learned:
                 bucket.configured = None
-            burst, price = taught
             bucket.mirror(
                 level=level,
                 limit=limit,
@@ -144,15 +140,44 @@ class View:
                 price=price,
                 now=now,
             )
-            bucket.corrected, bucket.pending, bucket.taken = corrected, pending, taken
-            marks.append((bucket, level, corrected, pending, taken))
-        return marks
 
-    def hints(self, account: Account, now: float) -> bytes:
-        """Return the levels at which buckets are made: as this process last knew them."""
-        by_name = {(bucket.scope, bucket.name): bucket for bucket in account.buckets}
-        limits = self.know(account).limits
-        return wire.levels([by_name[limit].snapshot(now).available for limit in limits])
+    def _named(self, account: Account, names: bytes, now: float) -> list[Bucket]:
+        """Return an account's buckets by the script's names of them."""
+        return [
+            self._ledger.show(
+                account,
+                account.organization if "@" not in name else account.owner,
+                wire.limit_named(name),
+                1.0,
+                now,
+            )
+            for name in names.decode().split(",")
+            if name
+        ]
+
+    def marks(self, account: Account, text: bytes, now: float) -> list[Mark]:
+        """Return how an account's buckets stood when a claim was granted, by what that answered."""
+        names, _, numbers = text.partition(b"\0")
+        known = self.know(account)
+        buckets = known.buckets if known.names == names else self._named(account, names, now)
+        marks = wire.MARK.iter_unpack(numbers)
+        return [(bucket, *mark) for bucket, mark in zip(buckets, marks, strict=True)]
+
+    def hints(self, account: Account, pending: Iterable[wire.Ending], now: float) -> bytes:
+        """Return the levels at which buckets are made: as this process last knew them.
+
+        Without what settlements give back that are `pending`: the server takes those in later.
+        """
+        levels = {
+            (bucket.scope, bucket.name): bucket.snapshot(now).available
+            for bucket in account.buckets
+        }
+        for ending in pending:
+            for bucket, *_ in ending.ends.marks if ending.ends is not None else ():
+                name = bucket.scope, bucket.name
+                if bucket in account.buckets:
+                    levels[name] = min(levels[name] - ending.unused[bucket.metric], bucket.capacity)
+        return wire.levels([levels[limit] for limit in self.know(account).limits])
 
     def granted(
         self,
@@ -160,16 +185,16 @@ class View:
         costs: Costs,
         marks: list[Mark],
         number: int,
-        reply: wire.Reply,
+        after: float,
         sent_at: float,
     ) -> Reservation:
-        """Return the reservation that the server made, which began `reply.after` it answered."""
-        if reply.after > 0:  # as they will stand when it begins
+        """Return the reservation that the server made, which begins so long after it answered."""
+        if after > 0:  # as they will stand when it begins
             marks = [
-                (b, min(level + reply.after * b.rate, b.capacity - costs[b.metric]), c, p, t)
+                (b, min(level + after * b.rate, b.capacity - costs[b.metric]), c, p, t)
                 for b, level, c, p, t in marks
             ]
-        expires_at = sent_at + reply.after + self._lifetime
+        expires_at = sent_at + after + self._lifetime
         account.in_flight += 1
         account.granted += 1
         return Reservation(number, account, costs, marks, expires_at)

@@ -1,7 +1,7 @@
-"""What is said to the script, and what it answers: bytes, and nothing else.
+"""What the script is told of owners and settlements: bytes, and nothing else.
 
-`../_lua/step.lua` tells the same from its side; numbers are big-endian doubles, durations in
-microseconds, text ends with a zero byte.
+`../_lua` tells the same from its side; numbers are big-endian doubles, durations in microseconds,
+text ends with a zero byte.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
+from operator import sub
 from struct import Struct
 from typing import Final
 from urllib.parse import quote
@@ -26,26 +27,23 @@ from ..._outcome import Kind, Outcome, Reading
 LAYOUT: Final = 3
 #: What the script takes for "never", in microseconds.
 FOREVER: Final = 1e17
-#: What the script answers.
-GRANTED, SHORT, OVERSIZE, MISSING, NOTHING, MOVED = range(6)
 #: What stands in the place of "ended" in what a process did on its own.
 ALONE: Final = 2
 #: Seconds to keep away from an owner that refused without saying for how long, as in the ledger.
 UNKNOWN_REFUSAL: Final = 1.0
 
-_HEADER: Final = Struct(">20d")
-_ANSWER: Final = Struct(">6d")
+_CLOCK: Final = Struct(">3d")
 _LIMIT: Final = Struct(">B3d")
 _ENDING: Final = Struct(">BBBBddBB14d")
-_WANT: Final = Struct(">7d")
 _SPENT: Final = Struct(">BdB7d")
 _READING: Final = Struct(">B4dB4d")
 _REFUSAL_HEAD: Final = Struct(">Bd")
 _REFUSAL: Final = Struct(">2dB3d")
 _DOUBLE: Final = Struct(">d")
-#: Of one bucket: level, limit, ceiling, corrected, pending before, taken, throttle, learned, burst
-#: (-1 = none is proven), price.
-VIEW: Final = Struct(">10d")
+#: Of one bucket: limit, ceiling, throttle, learned, burst (-1 = none is proven), price, level.
+VIEW: Final = Struct(">7d")
+#: Of one bucket, when a claim was granted: level, corrected, pending before, taken.
+MARK: Final = Struct(">4d")
 #: What an ending ends: nothing, a reservation, a share.
 _NOTHING, _RESERVATION, _SHARE = 0, 1, 3
 _NO_MARK: Final = (0, 0.0, 0.0, 0.0, 0.0)
@@ -60,50 +58,23 @@ class Ending:
     reservation_id: str
     numbers: bytes
     blob: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The numbers of one step; durations in microseconds, -1 = not given."""
-
-    lifetime: float
-    keep: float
-    batch: int = -1
-    settlements: int = 0
-    candidates: int = 0
-    create: bool = False
-    again: bool = False
-    horizon: float = -1
-    waits: bool = False
-    waited: bool = False
-    lends_for: float = 0
-    fraction: float = 0
-    costs: Costs = UNUSED
-    clock: float = -1
-
-    def packed(self) -> bytes:
-        """Return them as the script reads them."""
-        return _HEADER.pack(
-            self.clock,
-            self.lifetime,
-            self.keep,
-            self.batch,
-            self.settlements,
-            self.candidates,
-            self.create,
-            self.again,
-            self.horizon,
-            self.waits,
-            self.waited,
-            self.lends_for,
-            self.fraction,
-            *self.costs,
-        )
+    #: What it ends, and what of that was not used (less than none: what was used more); the view
+    #: has that already.
+    ends: Reservation | None = None
+    unused: Costs = UNUSED
 
 
 def microseconds(seconds: float) -> float:
     """Return whole microseconds; infinite = more than anything lasts."""
     return round(seconds * 1e6) if seconds < inf else FOREVER
+
+
+def clock(now: float, lifetime: float, keep: float) -> bytes:
+    """Return what each script that touches buckets reads first.
+
+    `now`: in microseconds, -1 = the server's own time; the others are in seconds.
+    """
+    return _CLOCK.pack(now, microseconds(lifetime), microseconds(keep))
 
 
 @lru_cache(maxsize=64)
@@ -180,7 +151,12 @@ def ending(
         *reservation.costs,
     )
     organization = reservation.account.organization
-    return Ending(organization, reservation_id, b"".join((numbers, *told, refusal)), blob)
+    text = b"".join((numbers, *told, refusal))
+    if not ends:
+        return Ending(organization, reservation_id, text, blob)
+    held, used = UNUSED if expired else reservation.costs, settlement.used or UNUSED
+    unused = tuple(map(sub, held, used))
+    return Ending(organization, reservation_id, text, blob, reservation, unused)
 
 
 def undoing(organization: str, reservation_id: str, blob: bytes, costs: Costs) -> Ending:
@@ -202,11 +178,6 @@ def share_ending(
     told = (left is None, False, False, 0.0, -1.0, 0, 0)
     numbers = _ENDING.pack(_SHARE, *told, *rest, *UNUSED)
     return Ending(organization, share_id(reservation_id), numbers, blob)
-
-
-def want(amounts: Sequence[float]) -> bytes:
-    """Return the share that is wanted of an account."""
-    return _WANT.pack(*amounts) if amounts else b""
 
 
 def spent(
@@ -277,51 +248,6 @@ def _refusal(reservation: Reservation, outcome: Outcome | None) -> bytes:
     requested, used = outcome.requested or -1.0, -1.0 if outcome.used is None else outcome.used
     values = (requested, reservation.costs[metric], metric, microseconds(period), limit, used)
     return head + name.encode() + b"\0" + _REFUSAL.pack(*values)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a step answered. `which` is 0-based; durations in seconds, infinite = never.
-
-    `lent`: which part of the wanted share is lent, 0 = none; `lent_at`: when, in microseconds of
-    the server's clock.
-
-    `views`: for each account that was looked at, the names of its buckets and their numbers.
-    """
-
-    what: int
-    which: int
-    after: float
-    expires_after: float
-    lent: float
-    lent_at: float
-    name: str
-    freed: bytes
-    moved: tuple[tuple[int, str], ...]
-    views: list[tuple[bytes, bytes]]
-
-
-def read(answer: bytes) -> Reply:
-    """Read the script's answer: one string, since redis-py takes long over each part of a list."""
-    reply, at = [], 0
-    while at < len(answer):
-        end = at + 4 + int.from_bytes(answer[at : at + 4], "big")
-        reply.append(answer[at + 4 : end])
-        at = end
-    what, which, after, expires_after, lent, lent_at = _ANSWER.unpack(reply[0])
-    moved = [part.partition("=") for part in reply[3].decode().split(";") if part]
-    return Reply(
-        what=int(what),
-        which=int(which) - 1,
-        after=after / 1e6 if after < FOREVER else inf,
-        expires_after=expires_after / 1e6 if expires_after < FOREVER else inf,
-        lent=lent,
-        lent_at=lent_at,
-        name=reply[1].decode(),
-        freed=reply[2],
-        moved=tuple((int(index) - 1, target) for index, _, target in moved),
-        views=list(zip(reply[4::2], reply[5::2], strict=True)),
-    )
 
 
 def limit_named(name: str) -> str:
