@@ -2,13 +2,14 @@
 
     python benchmarks/instructions.py
 
-Counts what `benchmarks/overhead.py` times, in processes that run under valgrind's callgrind
-(which must be on PATH; a minute or two). Instructions say nothing of caches: code that is run
-once a call is colder, and slower by the instruction, than a benchmark's loop.
+Counts what `benchmarks/overhead.py` and `langchain_overhead.py` time, in processes that run under
+valgrind's callgrind (which must be on PATH; a few minutes). Instructions say nothing of caches:
+code that is run once a call is colder, and slower by the instruction, than a benchmark's loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -19,9 +20,13 @@ from shutil import which
 from tempfile import TemporaryDirectory
 from typing import Final
 
+import langchain_openai
 import openai
 from overhead import DEMAND, USAGE, chat, client_over, fleet_of_one, pool_of
+from pydantic import SecretStr
 
+import langchain_keyfleet
+from keyfleet import KeyPool, Organization
 from keyfleet.testing import MockSettings, serve_process
 
 #: Calls that are counted, and as many before them that aren't.
@@ -63,6 +68,10 @@ def child(what: str, *arguments: str) -> None:
     if what == "lease":
         pool = pool_of(int(arguments[0]))
         count(lambda: pool.lease(DEMAND).settle(USAGE), LEASES)
+    elif what in ("stock", "drop-in"):
+        model = chat_model(what, *arguments)
+        with asyncio.Runner() as runner:
+            count(lambda: runner.run(model.ainvoke("Hello there")), CALLS)
     else:
         base_url, secret = arguments
         if what == "bare":
@@ -72,6 +81,15 @@ def child(what: str, *arguments: str) -> None:
         count(lambda: chat(client), CALLS)
 
 
+def chat_model(what: str, base_url: str, secret: str) -> langchain_openai.ChatOpenAI:
+    name = "gpt-4o-mini"
+    if what == "stock":
+        key = SecretStr(secret)
+        return langchain_openai.ChatOpenAI(model=name, api_key=key, base_url=base_url)
+    acme = Organization(name="acme", keys=(secret,), base_url=base_url)
+    return langchain_keyfleet.ChatOpenAI(model=name, pool=KeyPool([acme]))
+
+
 def main() -> None:
     """Count, and print."""
     if which("valgrind") is None:
@@ -79,17 +97,18 @@ def main() -> None:
     print("organizations   instructions of a lease + settle")
     for organizations in (10, 10_000):
         print(f"{organizations:>13,}   {counted('lease', str(organizations)) / LEASES:>12,.0f}")
-    print("\nInstructions of an SDK call")
-    print("cookies      without   over a pool   ratio")
-    for cookies in (True, False):
-        fleet = fleet_of_one()
-        with serve_process(fleet, MockSettings(edge_cookies=cookies)) as server:
-            place = (server.base_url, fleet.secrets()[0])
-            bare, pooled = (counted(way, *place) / CALLS for way in ("bare", "pooled"))
-        print(
-            f"{'yes' if cookies else 'no':>7}   {bare:>10,.0f}    {pooled:>10,.0f}"
-            f"   {pooled / bare:>5.3f}"
-        )
+    for what, ways in (("an SDK call", ("bare", "pooled")), ("`ainvoke`", ("stock", "drop-in"))):
+        print(f"\nInstructions of {what}")
+        print("cookies      without   over a pool   ratio")
+        for cookies in (True, False):
+            fleet = fleet_of_one()
+            with serve_process(fleet, MockSettings(edge_cookies=cookies)) as server:
+                place = (server.base_url, fleet.secrets()[0])
+                bare, pooled = (counted(way, *place) / CALLS for way in ways)
+            print(
+                f"{'yes' if cookies else 'no':>7}   {bare:>10,.0f}    {pooled:>10,.0f}"
+                f"   {pooled / bare:>5.3f}"
+            )
 
 
 if __name__ == "__main__":

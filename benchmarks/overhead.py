@@ -4,18 +4,16 @@
 
 Both are printed beside something measured in the same run, since machines differ and are noisy:
 leases beside ten calls of an empty Python function (CPU time, the best of several rounds), SDK
-calls beside the same calls without a pool (CPU time, which take turns in short rounds; medians).
+calls beside the same calls without a pool (CPU time; see `turns`).
 """
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
-from functools import partial
-from statistics import median
 
 import openai
+from turns import compare
 
 from keyfleet import Demand, KeyPool, Limits, Organization, Usage
 from keyfleet.openai import OpenAI
@@ -89,28 +87,31 @@ def chat(client: openai.OpenAI) -> None:
     )
 
 
-def sdk_calls(*, cookies: bool, rounds: int = 40, times: int = 25) -> None:
+def chats(client: openai.OpenAI) -> Callable[[int], None]:
+    def some(times: int) -> None:
+        for _ in range(times):
+            chat(client)
+
+    return some
+
+
+def sdk_calls(*, cookies: bool) -> None:
     fleet = fleet_of_one()
     with serve_process(fleet, MockSettings(edge_cookies=cookies)) as server:
         secret, base_url = fleet.secrets()[0], server.base_url
         bare = openai.OpenAI(api_key=secret, base_url=base_url, max_retries=0)
         pooled = client_over(secret, base_url)
-        gc.freeze()  # or a full collection of all modules' objects falls on either
-        spent: dict[openai.OpenAI, list[float]] = {bare: [], pooled: []}
-        for _ in range(rounds):  # in turn, so that a slow moment hits both
-            for client, seconds in spent.items():
-                seconds.append(best(1, times, partial(chat, client)))
-    ratio = median(over / under for under, over in zip(spent[bare], spent[pooled], strict=True))
+        told = compare(chats(pooled), chats(bare), rounds=400, times=3)
     print(
-        f"{'yes' if cookies else 'no':>7}   {median(spent[bare]) * 1e6:>9,.0f} us"
-        f"   {median(spent[pooled]) * 1e6:>11,.0f} us   {ratio:>5.3f}"
+        f"{'yes' if cookies else 'no':>7}   {told.theirs * 1e6:>9,.0f} us"
+        f"   {told.ours * 1e6:>11,.0f} us   {told.ratio:>5.3f}   {told.low:.3f} to {told.high:.3f}"
     )
 
 
 def main() -> None:
     leases()
     print("\nCPU of an SDK call; api.openai.com's edge sets two cookies, which clients bring back")
-    print("cookies       without       over a pool   ratio")
+    print("cookies       without       over a pool   ratio   half of the rounds")
     for cookies in (True, False):
         sdk_calls(cookies=cookies)
 

@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 
 from ._azure import OnAzure
 from ._batch import PacedBatch
-from ._facts import NAME, Heard, atell, listening, tell
+from ._facts import NAME, Heard, atell, tell
 from ._install import Pooled
 from ._runs import ToldStreams
 
@@ -38,7 +38,7 @@ class PooledChat(PacedBatch, ToldStreams, Pooled):
     ) -> ChatResult:
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 result = super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         finally:
             tell(run_manager, heard)
@@ -53,7 +53,7 @@ class PooledChat(PacedBatch, ToldStreams, Pooled):
     ) -> ChatResult:
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 result = await super()._agenerate(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         finally:
             await atell(run_manager, heard)
@@ -68,7 +68,7 @@ class PooledChat(PacedBatch, ToldStreams, Pooled):
         chunks = super()._stream(*args, run_manager=run_manager, **kwargs)  # type: ignore[misc] # of stock's
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 first = next(chunks, None)
         finally:
             tell(run_manager, heard)
@@ -88,7 +88,7 @@ class PooledChat(PacedBatch, ToldStreams, Pooled):
         chunks = super()._astream(*args, run_manager=run_manager, **kwargs)  # type: ignore[misc] # of stock's
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 first = await anext(chunks, None)
         finally:
             await atell(run_manager, heard)

@@ -35,13 +35,32 @@ _READ: Final = {
 
 
 class Heard:
-    """The facts of the answers to one call's requests, the latest last."""
+    """The facts of the answers to one call's requests, the latest last.
 
-    __slots__ = ("facts", "refusal")
+    In a ``with`` block it hears of the requests that one step makes; not to be held across a
+    ``yield``.
+
+    Raises:
+        PoolClosed: at the block's end, in place of the connection error that the SDK makes of it.
+    """
+
+    __slots__ = ("_token", "facts", "refusal")
 
     def __init__(self) -> None:
         self.facts: list[Facts] = []
         self.refusal: BaseException | None = None
+
+    def __enter__(self) -> None:
+        self._token = _listening.set(self)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _listening.reset(self._token)
+        if isinstance(error, openai.OpenAIError):
+            root = _root(error)
+            if isinstance(root, PoolClosed):
+                raise root from None
+            if isinstance(self.refusal, CannotServe):
+                root.__cause__ = self.refusal
 
 
 _listening: Final[ContextVar[Heard | None]] = ContextVar("langchain_keyfleet_heard", default=None)
@@ -73,31 +92,6 @@ def _facts_in(response: Any) -> Facts:
 async def ahear(response: Any) -> None:
     """Do as `hear`."""
     hear(response)
-
-
-class listening:  # noqa: N801 - used like a function, as `contextlib.suppress`
-    """Collect facts while one step is taken; not to be held across a ``yield``.
-
-    Raises:
-        PoolClosed: in place of the connection error that the SDK makes of it.
-    """
-
-    __slots__ = ("_heard", "_token")
-
-    def __init__(self, heard: Heard) -> None:
-        self._heard = heard
-
-    def __enter__(self) -> None:
-        self._token = _listening.set(self._heard)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        _listening.reset(self._token)
-        if isinstance(error, openai.OpenAIError):
-            root = _root(error)
-            if isinstance(root, PoolClosed):
-                raise root from None
-            if isinstance(self._heard.refusal, CannotServe):
-                root.__cause__ = self._heard.refusal
 
 
 def _root(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.outputs import GenerationChunk, LLMResult
 
 from ._azure import OnAzure
-from ._facts import NAME, Heard, atell, listening, tell
+from ._facts import NAME, Heard, atell, tell
 from ._install import Pooled
 
 
@@ -32,7 +32,7 @@ class PooledCompletion(Pooled):
     ) -> LLMResult:
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 result = super()._generate(prompts, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         finally:
             tell(run_manager, heard)
@@ -47,7 +47,7 @@ class PooledCompletion(Pooled):
     ) -> LLMResult:
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 result = await super()._agenerate(prompts, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         finally:
             await atell(run_manager, heard)
@@ -63,7 +63,7 @@ class PooledCompletion(Pooled):
         chunks: Any = super()._stream(prompt, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 first = next(chunks, None)
         finally:
             tell(run_manager, heard)
@@ -84,7 +84,7 @@ class PooledCompletion(Pooled):
         chunks: Any = super()._astream(prompt, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
         heard = Heard()
         try:
-            with listening(heard):
+            with heard:
                 first = await anext(chunks, None)
         finally:
             await atell(run_manager, heard)

@@ -7,7 +7,7 @@ takes both to `_stream`, for the one step in which the stream begins.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
@@ -130,24 +130,30 @@ class ToldStreams:
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Any:
-        token = _begun.set(run_manager)
-        try:
+        if _nobody_listens(run_manager):
             return super()._generate_with_cache(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
-        finally:
-            _begun.reset(token)
+        with _around(run_manager):
+            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
 
-    async def _agenerate_with_cache(
+    def _agenerate_with_cache(
         self,
         messages: Any,
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Any:
-        token = _begun.set(run_manager)
-        try:
-            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
-        finally:
-            _begun.reset(token)
+        work = super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)  # type: ignore[misc] # of stock's
+        return work if _nobody_listens(run_manager) else _awaited(work, run_manager)
+
+
+def _nobody_listens(run: Run | None) -> bool:
+    """Whether there is no handler to be told, of this run or of one around it."""
+    return (run is None or not run.handlers) and _begun.get() is None
+
+
+async def _awaited(work: Awaitable[T], run: Run | None) -> T:
+    with _around(run):
+        return await work
 
 
 def _told(run: StreamRun, pieces: Any) -> Iterator[Any]:

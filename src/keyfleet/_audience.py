@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from ._core.effects import Grant, Settle
 from ._core.health import State
 from ._outcome import Kind
-from ._usage import Usage
 from .errors import CannotServe, WaitTimeout
 from .events import (
     Event,
@@ -56,7 +55,7 @@ class Audience:
             Waited(model=refusal.model, waited_for=waited_for, code=refusal.code, why=refusal.why)
         )
 
-    def ended(self, settle: Settle, usage: Usage | None, now: float) -> None:
+    def ended(self, settle: Settle, now: float) -> None:
         """Tell what became of an attempt in the end."""
         grant, outcome = settle.grant, settle.outcome
         key_id, owner = grant.key.key_id, grant.seat.account.owner
@@ -77,7 +76,7 @@ class Audience:
                 owner=owner,
                 model=model,
                 outcome=outcome.kind.value if outcome is not None else "released",
-                usage=usage,
+                usage=settle.usage,
                 held_for=now - grant.at,
             )
         )

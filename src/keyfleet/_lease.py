@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._core.claims import State
 from ._core.effects import Settle
 from ._core.flow import ABANDONED, counted
-from ._keys import Secret
+from ._keys import ApiKey, Secret
 from ._outcome import NOTHING, OK, Observation, Outcome
 from ._usage import Usage
 
@@ -38,6 +38,11 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease of {self.key_id}>"
+
+    @property
+    def key(self) -> ApiKey:
+        """The key: its secret, where that may be sent, and the scopes it draws on."""
+        return self._grant.key
 
     @property
     def key_id(self) -> str:
@@ -93,21 +98,21 @@ class Lease:
 
     def settle(self, usage: Usage | None = None) -> None:
         """End it after a success: `usage` replaces the estimate; ``None`` lets that stand."""
-        self._end(self._settle(usage), usage)
+        self._end(self._settle(usage))
 
     def release(self) -> None:
         """End it when nothing was sent: all comes back."""
-        self._end(Settle(self._grant, _NOTHING_USED.costs, None), None)
+        self._end(Settle(self._grant, _NOTHING_USED.costs, None))
 
     def fail(self, outcome: Outcome, observation: Observation = NOTHING) -> None:
         """End it after an answer that was no success; the pool learns from it."""
-        self._end(self._failed(outcome, observation), None)
+        self._end(self._failed(outcome, observation))
 
     def complete(
         self, charged: Usage, usage: Usage | None, observation: Observation = NOTHING
     ) -> None:
         """End it where what limits count differs from what was used, as OpenAI's do."""
-        self._end(Settle(self._grant, charged.costs, OK, observation), usage)
+        self._end(Settle(self._grant, charged.costs, OK, observation, usage))
 
     def observe(self, observation: Observation) -> None:
         """Let the pool learn from an answer's headers while the body is still to come."""
@@ -115,37 +120,38 @@ class Lease:
 
     async def asettle(self, usage: Usage | None = None) -> None:
         """Do as `settle`."""
-        await self._aend(self._settle(usage), usage)
+        await self._aend(self._settle(usage))
 
     async def arelease(self) -> None:
         """Do as `release`."""
-        await self._aend(Settle(self._grant, _NOTHING_USED.costs, None), None)
+        await self._aend(Settle(self._grant, _NOTHING_USED.costs, None))
 
     async def afail(self, outcome: Outcome, observation: Observation = NOTHING) -> None:
         """Do as `fail`."""
-        await self._aend(self._failed(outcome, observation), None)
+        await self._aend(self._failed(outcome, observation))
 
     async def acomplete(
         self, charged: Usage, usage: Usage | None, observation: Observation = NOTHING
     ) -> None:
         """Do as `complete`."""
-        await self._aend(Settle(self._grant, charged.costs, OK, observation), usage)
+        await self._aend(Settle(self._grant, charged.costs, OK, observation, usage))
 
     def _settle(self, usage: Usage | None) -> Settle:
         costs = self._grant.reservation.costs
-        return Settle(self._grant, counted(costs, OK) if usage is None else usage.costs, OK)
+        used = counted(costs, OK) if usage is None else usage.costs
+        return Settle(self._grant, used, OK, usage=usage)
 
     def _failed(self, outcome: Outcome, observation: Observation) -> Settle:
         used = counted(self._grant.reservation.costs, outcome)
         return Settle(self._grant, used, outcome, observation)
 
-    def _end(self, settle: Settle, usage: Usage | None) -> None:
-        if not self.settled:
-            self._pool.finish(settle, usage)
+    def _end(self, settle: Settle) -> None:
+        if self._grant.reservation.state is not State.SETTLED:
+            self._pool.finish(settle)
 
-    async def _aend(self, settle: Settle, usage: Usage | None) -> None:
-        if not self.settled:
-            await self._pool.afinish(settle, usage)
+    async def _aend(self, settle: Settle) -> None:
+        if self._grant.reservation.state is not State.SETTLED:
+            await self._pool.afinish(settle)
 
     # As a context
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -62,11 +62,11 @@ class Outcome:
     charged: bool = False
     code: str = ""
     message: str = ""
+    #: Whether the answer was a success; asked for many times a call.
+    ok: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def ok(self) -> bool:
-        """Whether the answer was a success."""
-        return self.kind is Kind.OK
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ok", self.kind is Kind.OK)
 
 
 #: A success that told nothing else.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from ._limits import Costs
@@ -34,26 +34,35 @@ class Demand:
     requests: int = 1
     spend: Decimal = _ZERO
 
+    #: The cost in each `Metric`; asked for at each step of a call.
+    costs: Costs = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        if (
+            self.input_tokens < 0
+            or self.output_tokens < 0
+            or self.images < 0
+            or self.requests < 0
+            or (self.spend is not _ZERO and self.spend < 0)
+        ):
+            raise _negative(self)
+        tokens = self.input_tokens + self.output_tokens
+        spend = 0.0 if self.spend is _ZERO else float(self.spend)
+        costs = (
+            self.requests,
+            tokens,
+            self.input_tokens,
+            self.output_tokens,
+            self.images,
+            1,
+            spend,
+        )
+        object.__setattr__(self, "costs", costs)
 
     @property
     def tokens(self) -> int:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
-
-    @property
-    def costs(self) -> Costs:
-        """The cost in each `Metric`."""
-        return (
-            self.requests,
-            self.input_tokens + self.output_tokens,
-            self.input_tokens,
-            self.output_tokens,
-            self.images,
-            1,
-            float(self.spend) if self.spend else 0.0,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +80,14 @@ class Usage:
     spend: Decimal = _ZERO
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        if (
+            self.input_tokens < 0
+            or self.output_tokens < 0
+            or self.images < 0
+            or self.requests < 0
+            or (self.spend is not _ZERO and self.spend < 0)
+        ):
+            raise _negative(self)
 
     @property
     def tokens(self) -> int:
@@ -88,16 +104,9 @@ class Usage:
             self.output_tokens,
             self.images,
             0,
-            float(self.spend) if self.spend else 0.0,
+            0.0 if self.spend is _ZERO else float(self.spend),
         )
 
 
-def _refuse_negative(counts: Demand | Usage) -> None:
-    if (
-        counts.input_tokens < 0
-        or counts.output_tokens < 0
-        or counts.images < 0
-        or counts.requests < 0
-        or counts.spend < 0
-    ):
-        raise ConfigError(f"{counts!r} has a negative count", cure="Counts start at 0")
+def _negative(counts: Demand | Usage) -> ConfigError:
+    return ConfigError(f"{counts!r} has a negative count", cure="Counts start at 0")

@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ._transport.calls import POOLED, SENTINEL, Answered, Gate
+from ._transport.calls import POOLED, SENTINEL, Answered, Gate, readable_encoding
 from ._transport.sending import (
     CONNECTIONS,
     AsyncBody,
@@ -210,6 +210,9 @@ def _wrap(
 
     wrapped = copy.copy(client)
     wrapped._cookies = kind.PoolCookies(client._cookies)
+    accepted = client.headers.get("accept-encoding", "")
+    if accepted != readable_encoding(accepted):  # here once, or it is changed in each request
+        wrapped.headers = {**client.headers, "accept-encoding": readable_encoding(accepted)}
     wrapped._transport = around(client._transport, client if owned else None)
     wrapped._mounts = {
         pattern: None if inner is None else around(inner)

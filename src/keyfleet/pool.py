@@ -38,7 +38,7 @@ from ._outcome import NOTHING, OK
 from ._owners import Organization, Owners
 from ._protocols import FleetStore, Provider, SharedStore, Store, Strategy
 from ._status import Counts, Status, status_of
-from ._usage import Demand, Usage
+from ._usage import Demand
 from .errors import CannotServe
 from .events import Listener
 from .providers import provider as provider_named
@@ -229,7 +229,9 @@ class KeyPool:
             demand, timeout=timeout, deadline=deadline, priority=priority, tenant=tenant
         )
         grant = self._at_once(order)
-        return self.leased(run(self, self.flow(order)) if grant is None else grant)
+        if grant is None:
+            return self.leased(run(self, self.flow(order)))
+        return self._handed_out(grant)
 
     def alease(
         self,
@@ -252,7 +254,9 @@ class KeyPool:
 
     async def _alease(self, order: Order) -> Lease:
         grant = self._at_once(order)
-        return self.leased(await arun(self, self.flow(order)) if grant is None else grant)
+        if grant is None:
+            return self.leased(await arun(self, self.flow(order)))
+        return self._handed_out(grant)
 
     def order(
         self,
@@ -279,9 +283,12 @@ class KeyPool:
         )
 
     def leased(self, grant: Grant) -> Lease:
-        """Return what the caller holds of a grant, counted and told to listeners."""
+        """Return what the caller holds of a flow's grant, counted and told to listeners."""
         with self._lock:
             self._counts[grant.key.key_id].granted += 1
+        return self._handed_out(grant)
+
+    def _handed_out(self, grant: Grant) -> Lease:
         if self._audience.listeners:
             self._audience.leased(grant)
         return Lease(self, grant)
@@ -303,7 +310,8 @@ class KeyPool:
             retry: in place of the pool's own policy.
 
         Returns:
-            The last attempt's lease and reply. After a success the lease is still to be ended.
+            The last attempt's lease and reply. After a success that did not come whole, the lease
+            is still to be ended.
 
         Raises:
             CannotServe: no further attempt was granted.
@@ -311,7 +319,7 @@ class KeyPool:
         last: tuple[Grant, Reply[object]] | None = None
         begun = self._at_once(order)
         if begun is not None:
-            lease = self.leased(begun)
+            lease = self._handed_out(begun)
             try:
                 first = send(lease)
             except BaseException:  # also an interrupt: what was granted must come back
@@ -335,7 +343,7 @@ class KeyPool:
         last: tuple[Grant, Reply[object]] | None = None
         begun = self._at_once(order)
         if begun is not None:
-            lease = self.leased(begun)
+            lease = self._handed_out(begun)
             try:
                 first = await send(lease)
             except BaseException:  # also cancellation: what was granted must come back
@@ -360,14 +368,17 @@ class KeyPool:
         return True
 
     def _at_once(self, order: Order) -> Grant | None:
-        """Grant a call that nobody stands in the way of, by arithmetic alone; else ``None``."""
+        """Grant and count a call that nobody stands in the way of; else ``None``."""
         if not self._local or order.holder is not None or order.priority not in PATIENCE:
             return None
         with self._lock:
             now = self._clock.now()
             if now > order.deadline:
                 return None
-            return self._scheduler.at_once(order.demand, now, self._store.reserve)
+            grant = self._scheduler.at_once(order.demand, now, self._store.reserve)
+            if grant is not None:
+                self._counts[grant.key.key_id].granted += 1
+            return grant
 
     # Flows and their drivers; `keyfleet.simulate` is the third
 
@@ -441,7 +452,7 @@ class KeyPool:
                     Settlement(grant.reservation, None, sent=True), self._clock.now()
                 )
 
-    def finish(self, settle: Settle, usage: Usage | None = None) -> None:
+    def finish(self, settle: Settle) -> None:
         """Take in what became of a grant, so far or in the end; for leases and adapters."""
         now = self._clock.now()
         settlement = settle.settlement()
@@ -449,38 +460,36 @@ class KeyPool:
         with self._lock:
             if self._local:
                 freed = self._store.settle(settlement, now)
-            regrouping = self._take_in(settle, usage, freed, now)
+            regrouping = self._take_in(settle, freed, now)
             if regrouping is not None and self._local:
                 self._merge(regrouping, now)
         if regrouping is not None and not self._local:
             self._merge_remotely(regrouping, now)
-        self._tell_of(settle, usage)
+        self._tell_of(settle)
 
-    async def afinish(self, settle: Settle, usage: Usage | None = None) -> None:
+    async def afinish(self, settle: Settle) -> None:
         """Do as `finish`. It runs to its end even if the task is cancelled meanwhile."""
         if self._local:
-            self.finish(settle, usage)
+            self.finish(settle)
             return
         now = self._clock.now()
         freed, cancelled = await to_the_end(self._store.asettle(settle.settlement(), now))
         with self._lock:
-            regrouping = self._take_in(settle, usage, freed, now)
+            regrouping = self._take_in(settle, freed, now)
         if regrouping is not None:
             work = asyncio.to_thread(self._merge_remotely, regrouping, now)
             _, again = await to_the_end(work)
             cancelled = cancelled or again
-        self._tell_of(settle, usage)
+        self._tell_of(settle)
         if cancelled is not None:
             raise cancelled
 
-    def _take_in(
-        self, settle: Settle, usage: Usage | None, freed: bool, now: float
-    ) -> Regrouping | None:
+    def _take_in(self, settle: Settle, freed: bool, now: float) -> Regrouping | None:
         """Let counts, health, identities and those that wait learn of it; under the lock."""
         regrouping = None
         grant, outcome = settle.grant, settle.outcome
         if settle.used is not None:
-            self._counts[grant.key.key_id].ended(outcome, usage)
+            self._counts[grant.key.key_id].ended(outcome, settle.usage)
             if outcome is not None and outcome.ok:
                 grant.lane.settled(grant.reservation.costs, settle.used)
         if outcome is not None and (
@@ -503,7 +512,7 @@ class KeyPool:
         self._tell()
         return awaited
 
-    def _tell_of(self, settle: Settle, usage: Usage | None) -> None:
+    def _tell_of(self, settle: Settle) -> None:
         """Wake whom it concerns and tell listeners; without the lock."""
         if self._scheduler.woken or self._conditions.changed:
             self._tell()
@@ -511,7 +520,7 @@ class KeyPool:
             merged, self._merged = self._merged, []
             self._audience.merged(merged)
             if settle.used is not None:
-                self._audience.ended(settle, usage, self._clock.now())
+                self._audience.ended(settle, self._clock.now())
 
     def _merge(self, regrouping: Regrouping, now: float) -> None:
         """Merge owners in the store and on the routes; under the lock."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
 from tenacity import stop_after_attempt, wait_none
-from tests.transport.odd_server import OddServer, Seen, reply
+from tests.transport.odd_server import OddServer, Seen, reply, start
 from tests.transport.support import (
     ASK,
     PLENTY,
@@ -24,12 +25,23 @@ from tests.transport.support import (
 
 from keyfleet import KeyPool, Limits, Organization, PoolClosed, RetryPolicy
 from keyfleet.errors import QueueFull, TooLarge, WaitTimeout
+from keyfleet.events import Event, Settled
 from keyfleet.httpx import SENTINEL, http_client
 from keyfleet.testing import Fault, Match
 
 
 def health(pool: KeyPool) -> dict[str, str]:
     return {key.key_id: key.health for key in pool.status().keys}
+
+
+def noting(ended: list[str]) -> Callable[[Event], None]:
+    """Return a listener that notes the outcomes of attempts."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Settled):
+            ended.append(event.outcome)
+
+    return listen
 
 
 def test_a_revoked_key_is_dead_and_another_answers() -> None:
@@ -89,6 +101,40 @@ def test_a_connection_that_breaks_is_replaced() -> None:
         for _ in range(2):
             client.chat.completions.create(**ASK)
         assert admitted(server) == {"a-1": 0, "b-1": 2}
+    assert idle(pool)
+
+
+async def _breaks_half_way(seen: Seen, send: Any) -> None:
+    await start(send, 200, {"content-type": "application/json", "content-length": "100000"})
+    await send({"type": "http.response.body", "body": b'{"id": "chatcmpl-1", ', "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def broken_once(odd: OddServer) -> None:
+    async def once(seen: Seen, send: Any) -> None:
+        odd.answer = None
+        await _breaks_half_way(seen, send)
+
+    odd.answer = once
+
+
+def test_an_answer_that_breaks_half_way_is_asked_for_again(odd: OddServer) -> None:
+    broken_once(odd)
+    ended: list[str] = []
+    pool = pool_at(odd.base_url, "a", "b", listeners=[noting(ended)])
+    OpenAI(pool=pool).chat.completions.create(**ASK)
+    assert [seen.key for seen in odd.seen] == [secret("a"), secret("b")]
+    assert ended == ["network", "ok"]
+    assert idle(pool)
+
+
+async def test_an_answer_that_breaks_half_way_is_asked_for_again_in_asyncio(odd: OddServer) -> None:
+    broken_once(odd)
+    ended: list[str] = []
+    pool = pool_at(odd.base_url, "a", "b", listeners=[noting(ended)])
+    await AsyncOpenAI(pool=pool).chat.completions.create(**ASK)
+    assert [seen.key for seen in odd.seen] == [secret("a"), secret("b")]
+    assert ended == ["network", "ok"]
     assert idle(pool)
 
 

@@ -292,6 +292,16 @@ async def test_cancelling_a_call_that_waits_for_its_answer_ends_its_lease(odd: O
     assert [event.outcome for event in ended] == ["cancelled"]
 
 
+async def test_a_plain_answer_ends_its_lease_before_it_is_handed_on(odd: OddServer) -> None:
+    """Nobody can use a part of it, so nobody need read it for its lease to end."""
+    pool, ended = watched_pool(odd)
+    answers = AsyncOpenAI(pool=pool).chat.completions.with_streaming_response
+    async with answers.create(**ASK) as answer:
+        assert idle(pool)
+        assert [event.outcome for event in ended] == ["ok"]
+        assert (await answer.parse()).usage is not None
+
+
 # Errors after the beginning
 
 

@@ -247,6 +247,13 @@ class Bucket:
         level = self.level + amount
         self.level = level if level < self.capacity else self.capacity
 
+    def settled(self, back: float, now: float) -> None:
+        """Give back what a settlement says was not used; negative = what it took more."""
+        if now > self.at:
+            self.refill(now)
+        self.give_back(back)
+        self.returned += back
+
     def anchor(self, told: float, mark: Mark, *, flew_for: float, upward: bool) -> None:
         """Correct the level as far as an answer's headers make certain.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .._keys import ApiKey
 from .._limits import Costs
 from .._outcome import NOTHING, OK, Observation, Outcome
-from .._usage import Demand
+from .._usage import Demand, Usage
 from .account import Account
 from .claims import Claim, Reservation, Settlement
 from .frontier import Frontier
@@ -105,10 +105,11 @@ class Send:
 class Settle:
     """Effect: tell the store and the scheduler what became of a grant, so far or in the end.
 
-    `used` is what the provider's limits counted; ``None`` = still in flight.
+    `used` is what the provider's limits counted; ``None`` = still in flight. `usage` is what the
+    answer told, for counts and listeners.
     """
 
-    __slots__ = ("grant", "observation", "outcome", "used")
+    __slots__ = ("grant", "observation", "outcome", "usage", "used")
 
     def __init__(
         self,
@@ -116,11 +117,13 @@ class Settle:
         used: Costs | None,
         outcome: Outcome | None,
         observation: Observation = NOTHING,
+        usage: Usage | None = None,
     ) -> None:
         self.grant = grant
         self.used = used
         self.outcome = outcome
         self.observation = observation
+        self.usage = usage
 
     def settlement(self) -> Settlement:
         """Return what the store is to know. Levels of an attempt not charged say nothing."""

@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar, cast
 
 from .._limits import Costs, Metric
 from .._outcome import NOTHING, Kind, Observation, Outcome
-from .._usage import Demand
+from .._usage import Demand, Usage
 from ..errors import NoUsableKey, TooLarge
 from .claims import Answer
 from .effects import Effect, Grant, Release, Reserve, Send, Settle, Told, Wait
@@ -28,16 +28,28 @@ R = TypeVar("R")
 
 
 class Reply(Generic[R]):
-    """What came of one attempt: its meaning, and the driver's own `response`."""
+    """What came of one attempt: its meaning, and the driver's own `response`.
 
-    __slots__ = ("observation", "outcome", "response")
+    A success that came whole says what the provider's limits counted (`used`) and what the answer
+    told of itself (`usage`). Without `used` it is still to be settled when its body ends.
+    """
+
+    __slots__ = ("observation", "outcome", "response", "usage", "used")
 
     def __init__(
-        self, *, outcome: Outcome, response: R, observation: Observation = NOTHING
+        self,
+        *,
+        outcome: Outcome,
+        response: R,
+        observation: Observation = NOTHING,
+        used: Costs | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.outcome = outcome
         self.response = response
         self.observation = observation
+        self.used = used
+        self.usage = usage
 
 
 _NONE: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
@@ -133,7 +145,7 @@ def call(
     now: float,
     last: tuple[Grant, Reply[object]] | None = None,
 ) -> Generator[Effect, Told, tuple[Grant, Reply[object]]]:
-    """Send a request until an answer is final. On success the grant is still to be settled.
+    """Send a request until an answer is final. A success that is still to come is not settled yet.
 
     `last` is an attempt that was made already, and was no success.
 
@@ -212,6 +224,6 @@ def settled_by(grant: Grant, reply: Reply[R]) -> Settle | None:
     outcome = reply.outcome
     if not outcome.ok:
         return Settle(grant, counted(grant.reservation.costs, outcome), outcome, reply.observation)
-    if reply.observation is NOTHING:
+    if reply.used is None and reply.observation is NOTHING:
         return None
-    return Settle(grant, None, outcome, reply.observation)
+    return Settle(grant, reply.used, outcome, reply.observation, reply.usage)

@@ -178,16 +178,14 @@ class Ledger:
             reservation.account.in_flight -= 1
         unanswered, reservation.answered = not reservation.answered, True
         freed = False
-        for bucket, *_ in reservation.marks:
+        for mark in reservation.marks:
+            bucket = mark[0]
             metric = bucket.metric
             if unanswered:
                 bucket.pending -= taken[metric]
             back = held[metric] - used[metric]
             if back:
-                if now > bucket.at:
-                    bucket.refill(now)
-                bucket.give_back(back)
-                bucket.returned += back
+                bucket.settled(back, now)
                 if back > 0:
                     freed = True
         return freed
@@ -217,16 +215,14 @@ class Ledger:
         reservation.account.in_flight -= 1
         if not reservation.answered:
             self._answer(reservation)
-        for bucket, *_ in reservation.marks:
-            bucket.refill(now)
-            bucket.give_back(reservation.costs[bucket.metric])
-            bucket.returned += reservation.costs[bucket.metric]
+        for mark in reservation.marks:
+            mark[0].settled(reservation.costs[mark[0].metric], now)
 
     @staticmethod
     def _answer(reservation: Reservation) -> None:
         reservation.answered = True
-        for bucket, *_ in reservation.marks:
-            bucket.pending -= reservation.costs[bucket.metric]
+        for mark in reservation.marks:
+            mark[0].pending -= reservation.costs[mark[0].metric]
 
     # Learn
 
@@ -351,10 +347,10 @@ class Ledger:
             project=outcome.scope == "project",
         )
         account = reservation.account
-        bucket = bucket_of(account, account.buckets, reading)
+        bucket = bucket_of(account, reading)
         if bucket is None:
             self._learn(reservation, reading, now)
-            return bucket_of(account, account.buckets, reading)
+            return bucket_of(account, reading)
         account.assumed = None
         bucket.refill(now)
         bucket.learn(reading.limit, min(bucket.ceiling, reading.limit))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from .._limits import RULES
 from .._outcome import Reading
-from .account import Account, scope_of
+from .account import Account
 from .bucket import Bucket, Mark
 from .claims import Reservation
 
@@ -21,24 +19,27 @@ def name_of(reading: Reading) -> str | None:
 
 def mark_of(reservation: Reservation, reading: Reading) -> Mark | None:
     """Return the reservation's mark in the bucket that a reading is about."""
-    bucket = bucket_of(reservation.account, [mark[0] for mark in reservation.marks], reading)
+    account = reservation.account
     for mark in reservation.marks:
-        if mark[0] is bucket:
+        if mark[0].metric is reading.metric and _is_about(reading, mark[0], account):
             return mark
     return None
 
 
-def bucket_of(account: Account, buckets: Iterable[Bucket], reading: Reading) -> Bucket | None:
-    """Return the bucket that a reading is about; one without a period is told by its limit."""
-    if reading.project and account.project is None:
-        return None
-    scope = scope_of(account.organization, account.project if reading.project else None)
-    for bucket in buckets:
-        if bucket.metric is reading.metric and bucket.scope == scope:
-            if reading.period is None:
-                matches = bucket.limit == reading.limit
-            else:
-                matches = bucket.period == reading.period
-            if matches:
-                return bucket
+def bucket_of(account: Account, reading: Reading) -> Bucket | None:
+    """Return the account's bucket that a reading is about."""
+    for bucket in account.buckets:
+        if bucket.metric is reading.metric and _is_about(reading, bucket, account):
+            return bucket
     return None
+
+
+def _is_about(reading: Reading, bucket: Bucket, account: Account) -> bool:
+    """Whether it is about a bucket of its metric; without a period it is told by its limit."""
+    if reading.project and account.project is None:
+        return False
+    if bucket.scope != (account.owner if reading.project else account.organization):
+        return False
+    if reading.period is None:
+        return bucket.limit == reading.limit
+    return bucket.period == reading.period

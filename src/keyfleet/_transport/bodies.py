@@ -19,7 +19,6 @@ from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Final
 
 from .._core.flow import ABANDONED
-from .._outcome import NOTHING
 
 if TYPE_CHECKING:
     from .._lease import Lease
@@ -54,7 +53,6 @@ class Watch:
         "_streams",
         "done",
         "note",
-        "observation",
     )
 
     def __init__(
@@ -63,8 +61,6 @@ class Watch:
         self.done = False
         #: Is told the beginning of the body, once.
         self.note: Callable[[bytes, str], None] | None = None
-        #: What the headers told, where that was not taken in yet.
-        self.observation = NOTHING
         self._lease = lease
         self._provider = provider
         self._plan = plan
@@ -96,10 +92,10 @@ class Watch:
             self.done = True
             failed, usage = self._judged(whole)
             if failed is not None:
-                self._lease.fail(failed, self.observation)
+                self._lease.fail(failed)
             else:
                 charged = self._provider.charge(self._plan, usage)
-                self._lease.complete(charged, usage, self.observation)
+                self._lease.complete(charged, usage)
 
     async def aend(self, *, whole: bool) -> None:
         """Do as `end`."""
@@ -107,22 +103,22 @@ class Watch:
             self.done = True
             failed, usage = self._judged(whole)
             if failed is not None:
-                await self._lease.afail(failed, self.observation)
+                await self._lease.afail(failed)
             else:
                 charged = self._provider.charge(self._plan, usage)
-                await self._lease.acomplete(charged, usage, self.observation)
+                await self._lease.acomplete(charged, usage)
 
     def fail(self, outcome: Outcome) -> None:
         """End the lease: the connection broke while the body came."""
         if not self.done:
             self.done = True
-            self._lease.fail(outcome, self.observation)
+            self._lease.fail(outcome)
 
     async def afail(self, outcome: Outcome) -> None:
         """Do as `fail`."""
         if not self.done:
             self.done = True
-            await self._lease.afail(outcome, self.observation)
+            await self._lease.afail(outcome)
 
     def _judged(self, whole: bool) -> tuple[Outcome | None, Usage | None]:
         """Return what went wrong, if anything did, and what the answer says it used."""
@@ -209,11 +205,6 @@ def dig() -> None:
 def bury(last_rites: Callable[[], None]) -> None:
     """Run `last_rites` soon, in a thread that holds no lock. Destructors may call it."""
     _buried.put(last_rites)
-
-
-def waiting_to_be_dug() -> bool:
-    """Whether something was buried that nobody saw to yet."""
-    return not _buried.empty()
 
 
 def in_destructor() -> bool:

@@ -20,10 +20,10 @@ from tenacity import stop_after_attempt
 
 from .._core.flow import Order, Reply
 from .._core.retry import STOP, RetryPolicy, Verdict
-from .._outcome import NOTHING, OK, Kind, Observation, Outcome
+from .._outcome import OK, Kind, Observation, Outcome
 from ..errors import CannotServe, ConfigError
 from ..providers import provider as provider_named
-from .bodies import Watch, dig, inflated, waiting_to_be_dug
+from .bodies import TAIL, Watch, dig, inflated
 from .hints import Hints, read_hints
 from .holders import holders_of
 from .wire import (
@@ -34,7 +34,8 @@ from .wire import (
     Url,
     body_of,
     forget_frames,
-    lowered,
+    in_milliseconds,
+    put,
     readable,
     visible,
     without_key,
@@ -42,7 +43,7 @@ from .wire import (
 
 if TYPE_CHECKING:
     from .._lease import Lease
-    from .._protocols import Plan, Provider
+    from .._protocols import Plan
     from ..pool import KeyPool
 
 #: The extension that answers of a pool bear: an `Answered`, or why it granted no key.
@@ -52,14 +53,13 @@ SENTINEL: Final = "keyfleet-pool"
 #: The base URL of clients that have only a pool. The name never resolves (RFC 6761).
 PLACEHOLDER: Final = "http://keyfleet.invalid/v1"
 
-_SENTINELS: Final = frozenset({SENTINEL.encode(), b"Bearer " + SENTINEL.encode()})
+_SENTINELS: Final = frozenset({SENTINEL, f"Bearer {SENTINEL}"})
 #: Cookies are a client's, not a key's: those of one organization must not come with another's key.
-_REMOVED: Final = ("authorization", "api-key", "x-api-key", "cookie")
-_ENCODING: Final = b"accept-encoding"
+_REMOVED: Final = dict.fromkeys((b"authorization", b"api-key", b"x-api-key", b"cookie"))
 #: What `bodies` can read usage from.
-_ENCODINGS: Final = frozenset({b"gzip, deflate", b"gzip", b"identity"})
+_ENCODINGS: Final = frozenset({"gzip, deflate", "gzip", "identity"})
 _SHOULD_RETRY: Final = "x-should-retry"
-_HINT: Final = b"x-keyfleet-"
+_HINT: Final = "x-keyfleet-"
 #: Endpoints whose answers tell of objects that later calls may refer to: responses, and files,
 #: batches, conversations, vector stores among the others.
 _STATEFUL: Final = frozenset({"responses", "other"})
@@ -131,7 +131,7 @@ class Gate:
         if base_url is not None:
             url = module.URL(base_url.rstrip("/") + "/")
             self._base = url.netloc, url.raw_path
-        self._urls: dict[tuple[str, bytes], tuple[Url, str]] = {}
+        self._urls: dict[tuple[str, bytes], tuple[Url, bytes]] = {}
         self.holders = holders_of(pool)
 
     def call(self, request: Request) -> Call | None:
@@ -140,11 +140,11 @@ class Gate:
         Raises:
             Refused: it carries hints that make no sense.
         """
-        fields = lowered(request.headers.raw)
+        fields = readable(request.headers)
         if (
-            fields.get(b"authorization") not in _SENTINELS
-            and fields.get(b"api-key") not in _SENTINELS
-            and fields.get(b"x-api-key") not in _SENTINELS
+            fields.get("authorization") not in _SENTINELS
+            and fields.get("api-key") not in _SENTINELS
+            and fields.get("x-api-key") not in _SENTINELS
         ):
             return None
         url, base = request.url, self._base
@@ -160,14 +160,14 @@ class Gate:
             rest = rest if found else path.lstrip(b"/")
         return Call(self, request, rest, fields)
 
-    def target(self, base_url: str, rest: bytes) -> tuple[Url, str]:
+    def target(self, base_url: str, rest: bytes) -> tuple[Url, bytes]:
         """Return where a request goes, and its host; kept, as parsing costs as much as a lease."""
         found = self._urls.get((base_url, rest))
         if found is None:
             if len(self._urls) >= _URLS:
                 self._urls.clear()
             url = self.httpx.URL(f"{base_url.rstrip('/')}/{rest.decode('ascii')}")
-            found = self._urls[base_url, rest] = url, url.netloc.decode("ascii")
+            found = self._urls[base_url, rest] = url, url.netloc
         return found
 
     def policy(self, hints: Hints) -> RetryPolicy | None:
@@ -206,7 +206,7 @@ class Call:
         "_extensions",
         "_gate",
         "_headers",
-        "_names",
+        "_provider",
         "_rest",
         "_stream",
         "_waited_for",
@@ -219,10 +219,11 @@ class Call:
     )
 
     def __init__(
-        self, gate: Gate, request: Request, rest: bytes, fields: dict[bytes, bytes]
+        self, gate: Gate, request: Request, rest: bytes, fields: Mapping[str, str]
     ) -> None:
         self._gate = gate
         self._rest = rest
+        self._headers = request.headers
         self._stream = request.stream
         self._extensions = request.extensions
         self._waited_for = 0.0
@@ -230,22 +231,12 @@ class Call:
         self.attempts = 0
         #: The stream of an answer that began, for who must close it.
         self.body: Any = None
-        names = self._names = fields.keys()
-        headers = self._headers = gate.httpx.Headers(request.headers)
-        hints = _NO_HINTS
-        if b"\n" + _HINT in b"\n".join([b"", *names]):
-            hints = self._told(fields)
-            for name in names:
-                if name.startswith(_HINT):
-                    del headers[name.decode("latin-1")]
-        encoding = fields.get(_ENCODING, b"")
-        if encoding not in _ENCODINGS:
-            headers["accept-encoding"] = "gzip, deflate" if b"gzip" in encoding else "identity"
+        hints = self._hints(fields)
         body, replayable = body_of(gate.httpx, request)
         self.plan: Plan = gate.planner.plan(
             request.method,
             rest.decode("ascii", "replace"),
-            fields.get(b"content-type", b"").decode("latin-1"),
+            fields.get("content-type", ""),
             body,
         )
         self.retry = gate.policy(hints) if replayable else _ONCE
@@ -255,14 +246,23 @@ class Call:
         else:
             self.order = self._ordered(hints, holder)
 
-    def _told(self, fields: Mapping[bytes, bytes]) -> Hints:
-        told = {
-            name[len(_HINT) :].decode("latin-1"): value.decode("latin-1")
-            for name, value in fields.items()
-            if name.startswith(_HINT)
-        }
+    def _hints(self, fields: Mapping[str, str]) -> Hints:
+        """Return what the caller says of the call, and take out of its headers what isn't sent."""
+        changed: dict[bytes, bytes | None] = {}
+        encoding = fields.get("accept-encoding", "")
+        if encoding not in _ENCODINGS:
+            changed[b"accept-encoding"] = readable_encoding(encoding).encode()
+        hints: dict[str, str] = {}
+        if _HINT in "\n".join(fields):
+            hints = {name: value for name, value in fields.items() if name.startswith(_HINT)}
+            changed.update((name.encode("latin-1"), None) for name in hints)
+        if changed:
+            self._headers = self._gate.httpx.Headers(self._headers)
+            put(self._headers, changed)
+        if not hints:
+            return _NO_HINTS
         try:
-            return read_hints(told)
+            return read_hints({name[len(_HINT) :]: value for name, value in hints.items()})
         except ConfigError as error:
             raise Refused(self._error(400, str(error), "invalid_hint")) from None
 
@@ -287,7 +287,9 @@ class Call:
         """
         self.attempts += 1
         self._waited_for += lease.waited_for
-        url, host = self._gate.target(lease.base_url, self._rest)
+        key = lease.key
+        provider = self._provider = self._gate.providers[key.provider]
+        url, host = self._gate.target(key.base_url or provider.base_url, self._rest)
         request = self._gate.httpx.Request(
             self.method,
             url,
@@ -295,45 +297,75 @@ class Call:
             stream=self._stream,
             extensions=self._extensions,
         )
-        headers = request.headers
-        headers["host"] = host
-        credentials = lease.headers
-        for name in _REMOVED:
-            if name not in credentials and name.encode() in self._names:
-                del headers[name]
-        for name, value in credentials.items():
-            if value is not None:
-                headers[name] = value
-            elif name.encode() in self._names:
-                del headers[name]
+        new: dict[bytes, bytes | None] = {**_REMOVED, b"host": host}
+        for name, value in provider.credentials(key).items():
+            new[name.encode()] = None if value is None else value.encode()
+        put(request.headers, new)
         return request
 
+    def comes_whole(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether an answer's body is read before it is handed on: errors, and plain JSON.
+
+        Nobody can use a part of those. So their connection is free again, and a success that
+        breaks half-way is no success yet: another attempt may follow.
+        """
+        if status >= 400:
+            return True
+        is_json = headers.get("content-type", "").startswith("application/json")
+        return is_json and status < 300 and not self.plan.stream
+
     def began(
-        self, lease: Lease, sent: Request, response: Response, bound: Callable[..., Any]
+        self,
+        lease: Lease,
+        sent: Request,
+        response: Response,
+        headers: Mapping[str, str],
+        bound: Callable[..., Any],
     ) -> Reply[Response | Exception]:
         """Take in an answer whose body is still to come; `bound` makes a stream that is watched."""
-        provider, headers = self._provider(lease), readable(response.headers.raw)
         watch = Watch(
             lease,
-            provider,
+            self._provider,
             self.plan,
             headers.get("content-type", ""),
             headers.get("content-encoding", "").lower(),
         )
         if self.plan.endpoint in _STATEFUL:
             watch.note = self._gate.holders.note
-        if self.plan.stream or waiting_to_be_dug():
-            dig()
+        dig()
         if 300 <= response.status_code < 400:
             without_key(response.headers, sent.url)
-        observation = self._observed(response, provider, headers)
-        if not self.plan.stream:
-            # The body follows at once: what the headers told is taken in with its end.
-            watch.observation, observation = observation, NOTHING
         if response.is_closed:  # read already: who reads it again would not come by our stream
             response = self._copied(response)
         self.body = response.stream = bound(response, watch)
+        observation = self._observed(response, headers)
         return Reply(outcome=OK, response=response, observation=observation)
+
+    def ended(
+        self, lease: Lease, response: Response, headers: Mapping[str, str], body: bytes
+    ) -> Reply[Response | Exception]:
+        """Take in an answer that came whole."""
+        provider, plan = self._provider, self.plan
+        encoding = headers.get("content-encoding", "").lower()
+        plain = inflated(body, encoding) if encoding else body
+        if response.is_closed:
+            response = self._copied(response)
+        response.stream = self._gate.httpx.ByteStream(body)
+        outcome, used, usage = OK, None, None
+        if response.status_code >= 400:
+            outcome = provider.read(response.status_code, headers, plain)
+        else:
+            if plan.endpoint in _STATEFUL:
+                self._gate.holders.note(plain, lease.key_id)
+            usage = provider.usage(plan.endpoint, plain[-TAIL:])
+            used = provider.charge(plan, usage).costs
+        return Reply(
+            outcome=outcome,
+            response=response,
+            observation=self._observed(response, headers),
+            used=used,
+            usage=usage,
+        )
 
     def _copied(self, response: Response) -> Response:
         return self._gate.httpx.Response(
@@ -343,21 +375,8 @@ class Call:
             extensions=response.extensions,
         )
 
-    def refused(self, lease: Lease, response: Response, body: bytes) -> Reply[Response | Exception]:
-        """Take in an answer that is an error, whole, so that its connection is free again."""
-        provider, headers = self._provider(lease), readable(response.headers.raw)
-        plain = inflated(body, headers.get("content-encoding", "").lower())
-        outcome = provider.read(response.status_code, headers, plain)
-        if response.is_closed:
-            response = self._copied(response)
-        response.stream = self._gate.httpx.ByteStream(body)
-        observation = self._observed(response, provider, headers)
-        return Reply(outcome=outcome, response=response, observation=observation)
-
-    def _observed(
-        self, response: Response, provider: Provider, headers: Mapping[str, str]
-    ) -> Observation:
-        observation = provider.observe(response.status_code, headers)
+    def _observed(self, response: Response, headers: Mapping[str, str]) -> Observation:
+        observation = self._provider.observe(response.status_code, headers)
         return observation if self.plan.anchors else observation._replace(anchors=False)
 
     def broke(self, error: Exception) -> Reply[Response | Exception]:
@@ -372,9 +391,6 @@ class Call:
             raise error
         return Reply(outcome=outcome, response=error)
 
-    def _provider(self, lease: Lease) -> Provider:
-        return self._gate.providers[lease.provider]
-
     # The last word
 
     def answer(self, lease: Lease, reply: Reply[Response | Exception]) -> Response:
@@ -386,14 +402,19 @@ class Call:
         response = reply.response
         if isinstance(response, Exception):
             raise response
-        headers = response.headers
         if not reply.outcome.ok:
-            headers[_SHOULD_RETRY] = "false"
-        told = Answered(lease.key_id, lease.owner, round(self._waited_for, 3), self.attempts)
-        headers["x-keyfleet-attempts"] = str(told.attempts)
-        headers["x-keyfleet-waited-for"] = f"{told.waited_for:.3f}"
-        headers["x-keyfleet-key-id"] = visible(told.key_id)
-        headers["x-keyfleet-owner"] = visible(told.owner)
+            response.headers[_SHOULD_RETRY] = "false"
+        waited_for, text = in_milliseconds(self._waited_for)
+        told = Answered(lease.key_id, lease.owner, waited_for, self.attempts)
+        put(
+            response.headers,
+            {
+                b"x-keyfleet-attempts": b"%d" % told.attempts,
+                b"x-keyfleet-waited-for": text,
+                b"x-keyfleet-key-id": visible(told.key_id),
+                b"x-keyfleet-owner": visible(told.owner),
+            },
+        )
         response.extensions[POOLED] = told
         return response
 
@@ -426,6 +447,13 @@ class Call:
             stream=self._gate.httpx.ByteStream(body),
             extensions={"http_version": b"HTTP/1.1", POOLED: error},
         )
+
+
+def readable_encoding(accepted: str) -> str:
+    """Return what a request may accept in place of compressions that usage can't be read from."""
+    if accepted in _ENCODINGS:
+        return accepted
+    return "gzip, deflate" if "gzip" in accepted else "identity"
 
 
 def _policy(policy: RetryPolicy, attempts: int | None) -> RetryPolicy | None:

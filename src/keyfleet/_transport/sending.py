@@ -17,7 +17,7 @@ from ..errors import CannotServe, ConfigError
 from .bodies import DRAIN_FOR, Watch, bury, in_destructor
 from .calls import Call, Gate, Refused
 from .loops import Loops
-from .wire import Httpx, Request, Response
+from .wire import Httpx, Request, Response, readable
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -106,12 +106,14 @@ class SyncTransport(Transport):
         sent = call.request(lease)
         try:
             response = self._route(sent.url).handle_request(sent)
-            body = _read(response.stream) if response.status_code >= 400 else None
+            headers = readable(response.headers)
+            whole = call.comes_whole(response.status_code, headers)
+            body = _read(response.stream) if whole else None
         except Exception as error:  # whatever broke: `broke` raises what is not the provider's
             return call.broke(error)
         if body is None:
-            return call.began(lease, sent, response, partial(self.body, self._gate))
-        return call.refused(lease, response, body)
+            return call.began(lease, sent, response, headers, partial(self.body, self._gate))
+        return call.ended(lease, response, headers, body)
 
     def close(self) -> None:
         """Close the inner transport if it is this one's own."""
@@ -164,12 +166,14 @@ class AsyncTransport(Transport):
         try:
             inner = await self._loops.local(self._route(sent.url))
             response = await inner.handle_async_request(sent)
-            body = await _aread(response.stream) if response.status_code >= 400 else None
+            headers = readable(response.headers)
+            whole = call.comes_whole(response.status_code, headers)
+            body = await _aread(response.stream) if whole else None
         except Exception as error:  # whatever broke: `broke` raises what is not the provider's
             return call.broke(error)
         if body is None:
-            return call.began(lease, sent, response, partial(self.body, self._gate))
-        return call.refused(lease, response, body)
+            return call.began(lease, sent, response, headers, partial(self.body, self._gate))
+        return call.ended(lease, response, headers, body)
 
     async def aclose(self) -> None:
         """Close this loop's connections, and the inner transport if it is this one's own."""
@@ -179,7 +183,7 @@ class AsyncTransport(Transport):
 
 
 def _read(stream: Any) -> bytes:
-    """Read an error's body to its end, so that its connection can be used again."""
+    """Read a body to its end, so that its connection can be used again."""
     try:
         return b"".join(stream)
     finally:

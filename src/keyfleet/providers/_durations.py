@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 #: Seconds. Beyond a year and a day nothing is a delay that a provider means; the longest bucket
@@ -51,6 +52,7 @@ _EPOCH_SECONDS: Final = 1e9
 _EPOCH_MILLISECONDS: Final = 1e12
 
 
+@lru_cache(256)  # the same few come again and again
 def duration(text: str) -> float | None:
     """Return the seconds of a Go duration such as ``20m52.666s``; ``None`` = it is none."""
     text = text.strip()

@@ -14,6 +14,7 @@ one. `bucket` solves these equations; what doesn't satisfy them is believed no f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from .._limits import DAY, MINUTE, MONTH, Metric
@@ -58,28 +59,27 @@ class Fields:
 
     def count(self, name: str) -> float | None:
         """Return a header that counts something; ``None`` where it is absent or malformed."""
-        text = self._headers.get(name)
-        if text is None:
-            return None
-        if len(text) < 13 and text.isascii() and text.isdigit():  # nearly all are whole numbers
-            return float(text)
         return self.value(name, amount)
 
     def label(self, name: str) -> str | None:
         """Return a header that is an identifier."""
         text = self._headers.get(name)
-        if text is None:
-            return None
-        if text and len(text) <= 128 and text.isascii() and text.isprintable():
+        if text is None or _is_label(text):
             return text
         self.ignored += 1
         return None
 
 
+@lru_cache(1024)  # limits are always the same, and what is left of them often
 def amount(text: str) -> float | None:
     """Return a plausible count; ``None`` for NaN, signs, and more than 1e12."""
     found = number(text)
     return found if found is not None and found <= MOST else None
+
+
+@lru_cache(256)  # an owner's is always the same
+def _is_label(text: str) -> bool:
+    return 0 < len(text) <= 128 and text.isascii() and text.isprintable()
 
 
 def sane(fields: Fields, limit: float | None, remaining: float | None) -> bool:

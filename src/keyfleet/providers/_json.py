@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 _NO_FIELDS: Final[Mapping[str, object]] = {}
+_DECODER: Final = json.JSONDecoder()
 #: A count beyond this is a mistake or an attack, not a number of tokens.
 _MOST: Final = 10**12
 
@@ -14,7 +15,7 @@ _MOST: Final = 10**12
 def parse(data: bytes | str) -> object:
     """Return the value, or ``None`` for what isn't JSON."""
     try:
-        value: object = json.loads(data if isinstance(data, str) else data.decode())
+        value: object = _DECODER.decode(data if isinstance(data, str) else data.decode())
     except (ValueError, RecursionError):
         return None
     return value
@@ -37,10 +38,6 @@ def text(value: object) -> str:
 
 def count(value: object) -> int | None:
     """Return a plausible count; ``None`` for anything else, also for booleans and NaN."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= _MOST else None
+    if type(value) is int:  # a boolean is one too, by `isinstance`
+        return value if 0 <= value <= _MOST else None
+    return count(int(value)) if isinstance(value, float) and value.is_integer() else None

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from ..._protocols import Plan, TokenCounter
 from ..._usage import Demand
@@ -72,13 +72,9 @@ class Policy:
     count_tokens: TokenCounter = bytes4
 
 
-class _Cost(NamedTuple):
-    """What a request costs, besides one request."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    images: int = 0
-    most: int | None = None  # output tokens that the request allows
+#: What a request costs, besides one request: tokens of input and of output, images made, and the
+#: most tokens of output that the request allows.
+_Cost = tuple[int, int, int, int | None]
 
 
 def plan(method: str, path: str, content_type: str, body: bytes, policy: Policy) -> Plan:
@@ -94,22 +90,22 @@ def plan(method: str, path: str, content_type: str, body: bytes, policy: Policy)
     request = fields(parse(body))
     if not request:
         return Plan(endpoint=endpoint, demand=Demand())
-    cost = price(request, policy)
+    input_tokens, output_tokens, images, most = price(request, policy)
     return Plan(
         endpoint=endpoint,
         demand=Demand(
             model=text(request.get("model")),
-            input_tokens=cost.input_tokens,
-            output_tokens=cost.output_tokens,
-            images=cost.images,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            images=images,
         ),
         stream=request.get("stream") is True,
-        max_output_tokens=cost.most,
+        max_output_tokens=most,
     )
 
 
 def _nothing(request: Request, policy: Policy) -> _Cost:
-    return _Cost()
+    return 0, 0, 0, None
 
 
 def _chat(request: Request, policy: Policy) -> _Cost:
@@ -142,15 +138,15 @@ def _completions(request: Request, policy: Policy) -> _Cost:
 
 def _embeddings(request: Request, policy: Policy) -> _Cost:
     volume, ids, _ = _prompts(request.get("input"))
-    return _Cost(input_tokens=max(1, volume // 4 + ids))
+    return max(1, volume // 4 + ids), 0, 0, None
 
 
 def _speech(request: Request, policy: Policy) -> _Cost:
-    return _Cost(input_tokens=size(text(request.get("input"))) // 4)
+    return size(text(request.get("input"))) // 4, 0, 0, None
 
 
 def _images(request: Request, policy: Policy) -> _Cost:
-    return _Cost(images=_choices(request))
+    return 0, 0, _choices(request), None
 
 
 def _responses(request: Request, policy: Policy) -> _Cost:
@@ -184,8 +180,7 @@ def _generated(
     """Return the cost of `tokens` that go in and `predicted` ones that come out."""
     if policy.reserve == "max_tokens":
         predicted = max(predicted, documented - tokens)
-    most = None if limit is None else limit * choices
-    return _Cost(input_tokens=tokens, output_tokens=predicted, most=most)
+    return tokens, predicted, 0, None if limit is None else limit * choices
 
 
 def _predicted(model: str, tools: Sequence[object], images: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 from ..._limits import Metric
 from ..._outcome import Observation
 from .._durations import duration
-from .._headers import Fields, bucket, sane
+from .._headers import Fields, amount, bucket, sane
 
 #: Suffix -> what it counts, and whether for the project. Left out: "input-images", which counts
 #: images in prompts (50,000 a minute and more) and is no limit of images made, and
@@ -39,8 +39,8 @@ def observe(headers: Mapping[str, str]) -> Observation:
     for limit_name, remaining_name, reset_name, metric, project in _NAMES:
         if limit_name not in headers:
             continue
-        limit = fields.count(limit_name)
-        remaining = fields.count(remaining_name)
+        limit = fields.value(limit_name, amount)
+        remaining = fields.value(remaining_name, amount)
         reset = fields.value(reset_name, duration)
         if limit is not None and remaining is not None and sane(fields, limit, remaining):
             readings.append(bucket(metric, limit, remaining, reset, project=project, bursts=True))

@@ -31,9 +31,11 @@ def usage(tail: bytes) -> Usage | None:
         end = tail.rfind(_KEY, 0, end)
         if end < 0:
             return None
-        found = _counted(_object(tail, end + len(_KEY)))
-        if found is not None:
-            return found
+        found = _object(tail, end + len(_KEY))
+        read = count(found.get("prompt_tokens", found.get("input_tokens")))
+        written = count(found.get("completion_tokens", found.get("output_tokens")))
+        if read is not None or written is not None:
+            return Usage(input_tokens=read or 0, output_tokens=written or 0)
     return None
 
 
@@ -66,11 +68,3 @@ def _object(tail: bytes, start: int) -> Mapping[str, object]:
     except (ValueError, RecursionError):
         return {}
     return fields(value)
-
-
-def _counted(found: Mapping[str, object]) -> Usage | None:
-    read = count(found.get("prompt_tokens", found.get("input_tokens")))
-    written = count(found.get("completion_tokens", found.get("output_tokens")))
-    if read is None and written is None:
-        return None
-    return Usage(input_tokens=read or 0, output_tokens=written or 0)

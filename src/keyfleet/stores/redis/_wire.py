@@ -240,7 +240,7 @@ def _refusal(reservation: Reservation, outcome: Outcome | None) -> bytes:
         project=outcome.scope == "project",
     )
     account = reservation.account
-    bucket = bucket_of(account, account.buckets, reading)
+    bucket = bucket_of(account, reading)
     name = field(bucket) if bucket is not None else name_of(reading) or ""
     if bucket is None and reading.project and name:
         name = f"{name}@{account.project}" if account.project is not None else ""
