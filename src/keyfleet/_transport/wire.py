@@ -13,7 +13,10 @@ REDIRECTED: Final = "keyfleet-redirected"
 class Headers(Protocol):
     """Headers of either family."""
 
-    _list: list[tuple[bytes, bytes, bytes]]
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """Names as they are sent, and values."""
+        ...
 
     def get(self, name: str) -> str | None:
         """Return a value; ``None`` = it isn't there."""
@@ -132,37 +135,42 @@ def _rewinds(field: Any) -> bool:
     return seekable is not None and bool(seekable())
 
 
-# Both families keep headers in `_list`: name as sent, name in lower case, value. One by one each
-# header is looked for among all others, which was a third of a call's way through the pool.
-
-
 def readable(headers: Headers) -> dict[str, str]:
     """Return headers as a plain dict, names in lower case.
 
     Raises:
         ValueError: one holds a line's end, which no header may.
     """
-    names, values = _columns(headers)
+    raw = headers.raw
+    if not raw:
+        return {}
+    names, values = zip(*raw, strict=True)
     texts = b"\n".join(values).decode("latin-1").split("\n")
     return dict(zip(_texts(b"\n".join(names)), texts, strict=True))
 
 
 def put(headers: Headers, values: Mapping[bytes, bytes | None]) -> None:
-    """Set headers, names in lower case; ``None`` = take it out."""
-    names, _ = _columns(headers)
-    if not values.keys().isdisjoint(names):
-        headers._list[:] = [item for item in headers._list if item[1] not in values]
-    headers._list += [(name, name, value) for name, value in values.items() if value is not None]
+    """Set headers, names in lower case; ``None`` = take it out.
 
-
-def _columns(headers: Headers) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    _, names, values = zip(*headers._list, strict=True) if headers._list else ((), (), ())
-    return names, values
+    Both families keep headers in `_list`: name as sent, name in lower case, value. One by one each
+    would be looked for among all others, which was a third of a call's way through the pool.
+    """
+    kept: list[tuple[bytes, bytes, bytes]] | None = getattr(headers, "_list", None)
+    if kept is None:  # some later one that keeps them otherwise
+        for name, value in values.items():
+            if headers.get(name.decode()) is not None:
+                del headers[name.decode()]
+            if value is not None:
+                headers[name.decode()] = value.decode("latin-1")
+        return
+    if not values.keys().isdisjoint([name for _, name, _ in kept]):
+        kept[:] = [item for item in kept if item[1] not in values]
+    kept += [(name, name, value) for name, value in values.items() if value is not None]
 
 
 @lru_cache(256)  # the same names come with every request and answer
 def _texts(names: bytes) -> list[str]:
-    return names.decode("latin-1").split("\n")
+    return names.decode("latin-1").lower().split("\n")
 
 
 def without_key(headers: Headers, sent: Url) -> None:
