@@ -18,10 +18,10 @@ to test, and the opening is over. If it is refused, the ledger learns the burst 
 A client that begins with hundreds of calls sends, and reads, what it was granted long after. So a
 window grows only once most of what was in flight is answered: then it holds no more calls on its
 way than one window, what the answers told of levels and prices is known, and a test's calls leave
-together. Where they told of another price than assumed, nearly all must be answered: each that is
-still on its way leaves in doubt what is charged. Where answers take long, a test counts as passed
-when `REFUSED_WITHIN` seconds have gone without any: had it been refused, that would be known,
-unless the client is late with everything.
+together. Where they told of another price than assumed, all must be answered: each that is still on
+its way leaves in doubt what is charged. Where answers take long, a test counts as passed when
+`REFUSED_WITHIN` seconds have gone without any: had it been refused, that would be known, unless the
+client is late with everything.
 
 How limits are enforced is the provider's way, not an owner's. So of the owners at one provider one
 is tested first, and the others follow once it was let through. Where it was refused they keep to
@@ -78,10 +78,9 @@ PROBING_GROWTH: Final = 1.03
 PROBING_STEP: Final = 3.0
 #: Requests at once that such an owner lets through who is then taken for one without limits.
 PROBED: Final = 600.0
-#: A test's answer counts once no more than this share of the calls of its window is in flight, and
-#: where a price is being learned, no more than that.
+#: A test's answer counts once no more than this share of the calls of its window is in flight; where
+#: a price is being learned, once none is.
 ON_THEIR_WAY: Final = 1 / 8
-WHILE_PRICED: Final = 1 / 32
 #: Seconds after which another owner is tested where a window was found to be enforced.
 RETESTED_AFTER: Final = 60.0
 #: Seconds for which others wait for the first owner's test: it may have no more calls to make one.
@@ -306,8 +305,9 @@ class Openings:
             if not outcome.ok:
                 return self._ended(family, opening)
             opening.answered = True
-        share = WHILE_PRICED if any(b.price != 1.0 for b in account.buckets) else ON_THEIR_WAY
-        if not opening.answered or account.in_flight > share * opening.crowd:
+        is_priced = any(bucket.price != 1.0 for bucket in account.buckets)
+        most = 0 if is_priced else ON_THEIR_WAY * opening.crowd
+        if not opening.answered or account.in_flight > most:
             return False
         self._passed(family, opening)
         family.pauses_until = -inf
