@@ -78,8 +78,8 @@ PROBING_GROWTH: Final = 1.03
 PROBING_STEP: Final = 3.0
 #: Requests at once that such an owner lets through who is then taken for one without limits.
 PROBED: Final = 600.0
-#: A test's answer counts once no more than this share of the calls of its window is in flight; where
-#: a price is being learned, once none is.
+#: A test's answer counts once no more than this share of the calls of its window is in flight, and
+#: where a price is being learned once none is.
 ON_THEIR_WAY: Final = 1 / 8
 #: Seconds after which another owner is tested where a window was found to be enforced.
 RETESTED_AFTER: Final = 60.0
