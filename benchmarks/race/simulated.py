@@ -218,7 +218,7 @@ class Race:
 
 def main() -> None:
     """Print every scenario's result, or those named after the seconds on the command line."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 24.0
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 45.0
     for name in sys.argv[2:] or SCENARIOS:
         result = Race(SCENARIOS[name](seconds)).run()
         print(
