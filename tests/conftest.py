@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import warnings
 from collections.abc import Iterator
 
@@ -20,3 +21,10 @@ def collected_where_it_was_left(request: pytest.FixtureRequest) -> Iterator[None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_that_can_be_interrupted() -> None:
+    """Let what tests start hear Ctrl-C: whoever is started in the background ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -39,8 +39,8 @@ def mock(
         accounts = default_fleet() if fleet is None else _read(fleet)
         provider = MockProvider(accounts, clock=SystemClock())
         with serve(provider, host=host, port=port) as server:
-            _introduce(server.base_url, accounts)
             try:
+                _introduce(server.base_url, accounts)
                 Event().wait()
             except KeyboardInterrupt:
                 out().print("stopped")
