@@ -38,14 +38,7 @@ class Demand:
     costs: Costs = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if (
-            self.input_tokens < 0
-            or self.output_tokens < 0
-            or self.images < 0
-            or self.requests < 0
-            or (self.spend is not _ZERO and self.spend < 0)
-        ):
-            raise _negative(self)
+        _refuse_negative(self)
         tokens = self.input_tokens + self.output_tokens
         spend = 0.0 if self.spend is _ZERO else float(self.spend)
         costs = (
@@ -80,14 +73,7 @@ class Usage:
     spend: Decimal = _ZERO
 
     def __post_init__(self) -> None:
-        if (
-            self.input_tokens < 0
-            or self.output_tokens < 0
-            or self.images < 0
-            or self.requests < 0
-            or (self.spend is not _ZERO and self.spend < 0)
-        ):
-            raise _negative(self)
+        _refuse_negative(self)
 
     @property
     def tokens(self) -> int:
@@ -108,5 +94,12 @@ class Usage:
         )
 
 
-def _negative(counts: Demand | Usage) -> ConfigError:
-    return ConfigError(f"{counts!r} has a negative count", cure="Counts start at 0")
+def _refuse_negative(counts: Demand | Usage) -> None:
+    if (
+        counts.input_tokens < 0
+        or counts.output_tokens < 0
+        or counts.images < 0
+        or counts.requests < 0
+        or (counts.spend is not _ZERO and counts.spend < 0)
+    ):
+        raise ConfigError(f"{counts!r} has a negative count", cure="Counts start at 0")
