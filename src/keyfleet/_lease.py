@@ -84,6 +84,18 @@ class Lease:
         """Whether it was ended."""
         return self._grant.reservation.state is State.SETTLED
 
+    def tells_news(self, now: float) -> bool:
+        """Whether the headers of a success may tell the pool anything that matters.
+
+        Of an owner that was hardly used, those of one answer in a quarter of a second do. Others
+        need not be read; the pool looks no further at them.
+
+        Args:
+            now: the instant on the pool's clock.
+        """
+        grant = self._grant
+        return not grant.key_subject.proven or grant.reservation.tells_news(now)
+
     # Telling of it
 
     def sent(self) -> None:

@@ -12,7 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from keyfleet import Demand, Limit, Limits, Usage
 from keyfleet._core.account import Account
 from keyfleet._core.bucket import MARGIN, WARY_LEAD
-from keyfleet._core.claims import Claim, Guard, Oversize, Reservation, Settlement, Short, State
+from keyfleet._core.claims import (
+    RECENT,
+    Claim,
+    Guard,
+    Oversize,
+    Reservation,
+    Settlement,
+    Short,
+    State,
+)
 from keyfleet._core.ledger import Ledger
 from keyfleet._limits import DAY, MINUTE, Costs, Metric
 from keyfleet._outcome import Kind, Outcome, Reading
@@ -495,6 +504,76 @@ class TestExactly:
         assert rpm.burst == 10
         assert rpm.capacity == 10 - MARGIN * 10
         assert account.ready_at(ONE, 0.0) == pytest.approx(2 * MARGIN)
+
+
+class TestNews:
+    """Which answers are looked at: those of an owner that is used, and a few of one that isn't."""
+
+    @staticmethod
+    def told(level: float) -> tuple[Reading, ...]:
+        return (reading(Metric.REQUESTS, 600, level, period=MINUTE),)
+
+    def test_one_that_follows_another_closely_tells_nothing(self) -> None:
+        book = ledger(acme=Limits(rpm=600))
+        acme = book.account("acme", None, "m", 0.0)
+        (rpm,) = acme.buckets
+        first, second, third = (take(book, acme) for _ in range(3))
+        assert first.tells_news(1.0)
+        book.settle(Settlement(first, None, self.told(599)), 1.0)
+        assert not second.tells_news(1.0 + RECENT / 2)
+        book.settle(Settlement(second, None, self.told(20)), 1.0 + RECENT / 2)
+        assert rpm.level > 590
+        assert third.tells_news(1.0 + RECENT)
+        book.settle(Settlement(third, None, self.told(20)), 1.0 + RECENT)
+        assert rpm.level < 30  # and what its way may have refilled
+
+    def test_it_is_answered_all_the_same(self) -> None:
+        book = ledger(acme=Limits(rpm=600))
+        acme = book.account("acme", None, "m", 0.0)
+        for reservation in [take(book, acme) for _ in range(3)]:
+            book.settle(Settlement(reservation, ONE, self.told(598)), 0.0)
+        assert acme.buckets[0].pending == 0
+
+    def test_all_answers_of_an_owner_that_is_used_tell(self) -> None:
+        book = ledger(acme=Limits(rpm=600))
+        acme = book.account("acme", None, "m", 0.0)
+        held = [take(book, acme) for _ in range(8)]
+        book.settle(Settlement(held[0], None, self.told(599)), 0.0)
+        # 597.5 fill our bucket, and 1 % of that may be missing.
+        assert [one.tells_news(0.0) for one in held] == [False] * 5 + [True] * 3
+
+    def test_a_level_that_was_corrected_makes_its_owner_a_used_one(self) -> None:
+        book = ledger(acme=Limits(rpm=600))
+        acme = book.account("acme", None, "m", 0.0)
+        book.settle(Settlement(take(book, acme), ONE, self.told(500)), 0.0)
+        assert take(book, acme).tells_news(0.0)
+
+    def test_all_answers_tell_while_another_price_is_charged(self) -> None:
+        book = ledger(acme=Limits(tpm=600_000))
+        acme = book.account("acme", None, "m", 0.0)
+        book.settle(
+            Settlement(take(book, acme), ONE, (reading(Metric.TOKENS, 600_000, 600_000),)), 0.0
+        )
+        held = take(book, acme)
+        assert not held.tells_news(0.0)
+        acme.buckets[0].price = 1.5
+        assert held.tells_news(0.0)
+
+    def test_what_took_of_no_known_limit_tells(self) -> None:
+        book = ledger()
+        acme = book.account("acme", None, "m", 0.0)
+        first, second = take(book, acme), take(book, acme)
+        book.settle(Settlement(first, ONE, self.told(599)), 0.0)
+        assert second.tells_news(0.0)
+
+    def test_a_refusal_is_always_looked_at(self) -> None:
+        book = ledger(acme=Limits(rpm=600))
+        acme = book.account("acme", None, "m", 0.0)
+        first, second = take(book, acme), take(book, acme)
+        book.settle(Settlement(first, ONE, self.told(599)), 0.0)
+        refusal = Outcome(kind=Kind.RATE_LIMITED, scope="organization", retry_after=1.0)
+        book.settle(Settlement(second, ONE, self.told(20), refusal), 0.0)
+        assert acme.buckets[0].level < 20
 
 
 class TestPriced:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 
-from keyfleet._transport.wire import put, readable
+from keyfleet._transport.wire import hand_over, put, readable
 
 HTTPX: Any = __import__("httpx2" if int(openai.__version__.split(".")[0]) > 2 else "httpx")
 
@@ -58,3 +59,15 @@ def test_a_value_that_holds_a_lines_end_is_none() -> None:
     put(headers, {b"b": b"y\nz"})
     with pytest.raises(ValueError, match="zip"):
         readable(headers)
+
+
+def test_a_family_that_keeps_bodies_otherwise_reads_them_itself() -> None:
+    class Response:
+        def __init__(self, status: int, content: bytes = b"") -> None:
+            self.status_code, self.body, self.stream = status, content, b""
+
+    httpx: Any = SimpleNamespace(Response=Response, ByteStream=bytes)
+    response = Response(200)
+    hand_over(httpx, response, b"a body", b"a body")
+    assert type(response) is Response
+    assert response.stream == b"a body"

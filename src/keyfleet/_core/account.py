@@ -22,6 +22,7 @@ class Account:
         "buckets",
         "family",
         "granted",
+        "heard_at",
         "in_flight",
         "not_before",
         "organization",
@@ -37,6 +38,8 @@ class Account:
         self.granted = 0
         #: Nothing is granted before this instant: a refusal that named no bucket of ours.
         self.not_before = -inf
+        #: When the headers of an answer were last taken in.
+        self.heard_at = -inf
         #: What is found out of its rate, where nobody tells it.
         self.assumed: Assumed | None = None
 

@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .._limits import Costs
 from .._outcome import Outcome, Reading
 from .account import Account
-from .bucket import Bucket, Mark
+from .bucket import MARGIN, Bucket, Mark
+
+#: Seconds for which what an owner's headers told is recent: as long as buckets keep back.
+RECENT: Final = MARGIN
+#: The share of its capacity from which on a bucket was hardly used: no more than 0.6 s of a limit
+#: per minute are missing, so much as any provider lets through at once.
+HARDLY_USED: Final = 0.99
 
 
 class State(Enum):
@@ -60,6 +66,20 @@ class Reservation:
 
     def __repr__(self) -> str:
         return f"<Reservation {self.number} of {self.account.owner}: {self.state.value}>"
+
+    def tells_news(self, now: float) -> bool:
+        """Whether the headers of its answer may tell what is not known.
+
+        They tell of the moment when it was made. If the owner was hardly used then, and another
+        answer told of it just now, they tell nothing that matters.
+        """
+        if now - self.account.heard_at >= RECENT:
+            return True
+        for mark in self.marks:
+            bucket = mark[0]
+            if mark[1] < HARDLY_USED * bucket.capacity or bucket.price != 1.0:
+                return True
+        return not self.marks
 
 
 class Guard:

@@ -159,8 +159,10 @@ class Ledger:
         """Take in what became of a reservation. True if a waiting call may now fit earlier."""
         reservation = settlement.reservation
         freed = False
-        if settlement.readings:
-            freed = self._observe(settlement, now)
+        if settlement.readings and not reservation.answered:
+            if settlement.outcome is not None or reservation.tells_news(now):
+                freed = self._observe(settlement, now)
+            self._answer(reservation)
         if settlement.used is not None and reservation.state is not State.SETTLED:
             freed = self._close(reservation, settlement.used, now) or freed
         elif settlement.sent and reservation.state is State.OPEN:
@@ -232,8 +234,7 @@ class Ledger:
         Only the first headers of a reservation count: its mark is one moment.
         """
         reservation = settlement.reservation
-        if reservation.answered:
-            return False
+        reservation.account.heard_at = now
         more = False
         for reading in settlement.readings:
             mark = mark_of(reservation, reading)
@@ -251,7 +252,6 @@ class Ledger:
                 bucket.reprice(reading.level, mark, granted_at)
                 bucket.anchor(reading.level, mark, flew_for=flew_for, upward=limit <= bucket.limit)
             more = more or bucket.level > before
-        self._answer(reservation)
         return more
 
     def _learn(self, reservation: Reservation, reading: Reading, now: float) -> None:

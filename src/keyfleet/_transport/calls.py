@@ -20,7 +20,7 @@ from tenacity import stop_after_attempt
 
 from .._core.flow import Order, Reply
 from .._core.retry import STOP, RetryPolicy, Verdict
-from .._outcome import OK, Kind, Observation, Outcome
+from .._outcome import NOTHING, OK, Kind, Observation, Outcome
 from ..errors import CannotServe, ConfigError
 from ..providers import provider as provider_named
 from .bodies import TAIL, Watch, dig, inflated
@@ -34,6 +34,7 @@ from .wire import (
     Url,
     body_of,
     forget_frames,
+    hand_over,
     in_milliseconds,
     put,
     readable,
@@ -126,7 +127,8 @@ class Gate:
         # whose key it gets, so it is estimated as for any compatible endpoint.
         several = len(self.providers) > 1
         self.planner = provider_named("generic") if several else next(iter(self.providers.values()))
-        self._retry = _policy(pool.retry, attempts)
+        #: The retry policy of calls that ask for no other; ``None`` = the pool's own.
+        self.retry = _policy(pool.retry, attempts)
         self._base: tuple[bytes, bytes] | None = None
         if base_url is not None:
             url = module.URL(base_url.rstrip("/") + "/")
@@ -169,12 +171,6 @@ class Gate:
             url = self.httpx.URL(f"{base_url.rstrip('/')}/{rest.decode('ascii')}")
             found = self._urls[base_url, rest] = url, url.netloc
         return found
-
-    def policy(self, hints: Hints) -> RetryPolicy | None:
-        """Return the retry policy of one call; ``None`` = the pool's own."""
-        if hints.max_attempts is None:
-            return self._retry
-        return _policy(self.pool.retry, hints.max_attempts)
 
     def outcome(self, error: Exception) -> Outcome | None:
         """Return what a transport's exception means; ``None`` = it is the caller's own fault.
@@ -239,12 +235,16 @@ class Call:
             fields.get("content-type", ""),
             body,
         )
-        self.retry = gate.policy(hints) if replayable else _ONCE
+        self.retry = gate.retry
         holder = gate.holders.find(rest, body)
         if hints is _NO_HINTS and holder is None:
             self.order = gate.pool.order(self.plan.demand)
         else:
             self.order = self._ordered(hints, holder)
+            if hints.max_attempts is not None:
+                self.retry = _policy(gate.pool.retry, hints.max_attempts)
+        if not replayable:
+            self.retry = _ONCE
 
     def _hints(self, fields: Mapping[str, str]) -> Hints:
         """Return what the caller says of the call, and take out of its headers what isn't sent."""
@@ -350,8 +350,10 @@ class Call:
         plain = inflated(body, encoding) if encoding else body
         if response.is_closed:
             response = self._copied(response)
-        response.stream = self._gate.httpx.ByteStream(body)
-        outcome, used, usage = OK, None, None
+        hand_over(self._gate.httpx, response, body, plain)
+        outcome, used, usage, observation = OK, None, None, NOTHING
+        if response.status_code >= 400 or lease.tells_news(self._gate.pool.clock.now()):
+            observation = self._observed(response, headers)
         if response.status_code >= 400:
             outcome = provider.read(response.status_code, headers, plain)
         else:
@@ -362,7 +364,7 @@ class Call:
         return Reply(
             outcome=outcome,
             response=response,
-            observation=self._observed(response, headers),
+            observation=observation,
             used=used,
             usage=usage,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import cache, lru_cache
 from typing import Any, Final, Protocol
 
 #: Marks the target of a redirect, so that it gets no key. Fragments are never sent.
@@ -76,6 +76,47 @@ class Response(Protocol):
     stream: Any
     extensions: Any
     is_closed: bool
+
+
+class _Whole:
+    """Mixed into a family's response whose body is here already: to read it takes one step.
+
+    A client reads every body through five generators, one inside the other; for one that is known
+    they do nothing, at a fiftieth of a call's time. Whoever reads a part at a time still does.
+    """
+
+    #: The body, without its compression, and the bytes that came.
+    _read: tuple[bytes, int]
+    #: The family's.
+    is_closed: bool
+    is_stream_consumed: bool
+    close: Callable[[], None]
+    aclose: Callable[[], Awaitable[None]]
+    _content: bytes
+    _num_bytes_downloaded: int
+
+    def read(self) -> bytes:
+        """Return the body."""
+        if self.is_closed or self.is_stream_consumed:
+            return super().read()  # type: ignore[misc,no-any-return] # the family's
+        self.close()
+        return self._consumed()
+
+    async def aread(self) -> bytes:
+        """Do as `read`."""
+        if self.is_closed or self.is_stream_consumed:
+            return await super().aread()  # type: ignore[misc,no-any-return] # the family's
+        await self.aclose()
+        return self._consumed()
+
+    def _consumed(self) -> bytes:
+        self.is_stream_consumed = True
+        self._content, self._num_bytes_downloaded = self._read
+        return self._content
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be pickled as what it is without this class."""
+        return object.__new__, (type(self).__mro__[2],), self.__getstate__()
 
 
 class Httpx(Protocol):
@@ -163,14 +204,32 @@ def put(headers: Headers, values: Mapping[bytes, bytes | None]) -> None:
             if value is not None:
                 headers[name.decode()] = value.decode("latin-1")
         return
-    if not values.keys().isdisjoint([name for _, name, _ in kept]):
-        kept[:] = [item for item in kept if item[1] not in values]
+    kept[:] = [item for item in kept if item[1] not in values]
     kept += [(name, name, value) for name, value in values.items() if value is not None]
 
 
 @lru_cache(256)  # the same names come with every request and answer
 def _texts(names: bytes) -> list[str]:
     return names.decode("latin-1").lower().split("\n")
+
+
+def hand_over(httpx: Httpx, response: Any, body: bytes, plain: bytes) -> None:
+    """Put a body that was read back into its response; `plain` is it without its compression."""
+    response.stream = httpx.ByteStream(body)
+    if type(response) is httpx.Response and (plain or not body):
+        kind: Any = httpx.Response
+        whole = _whole(kind)
+        if whole is not None:
+            response.__class__ = whole
+            response._read = plain, len(body)
+
+
+@cache
+def _whole(response: Any) -> type | None:
+    """Return the class of responses that are whole, of a family's own class."""
+    if getattr(response(200, content=b"ok"), "_content", None) != b"ok":
+        return None  # some later one that keeps bodies otherwise
+    return type("Response", (_Whole, response), {})
 
 
 def without_key(headers: Headers, sent: Url) -> None:
