@@ -1,4 +1,4 @@
-"""What the drop-in costs beside stock: CPU of `ainvoke`, and of making a model.
+"""What the drop-in costs beside stock: CPU of `ainvoke`, of `astream`, and of making a model.
 
     python benchmarks/langchain_overhead.py [--calls 3] [--rounds 300] [--all-headers]
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import langchain_openai
@@ -29,12 +29,22 @@ from langchain_keyfleet import ChatOpenAI
 
 MODEL: Final = "gpt-4o-mini"
 KEY: Final = "sk-mock-acme-1"
+PROMPT: Final = "Say one word."
 
 
 def show(what: str, told: Compared) -> None:
     half = [round(told.low, 3), round(told.high, 3)]
     each = {"ours": f"{told.ours * 1e3:.3f} ms", "stock": f"{told.theirs * 1e3:.3f} ms"}
     print(json.dumps({"what": what, "ratio": round(told.ratio, 3), "half": half, **each}))
+
+
+async def ainvoke(llm: Any) -> None:
+    await llm.ainvoke(PROMPT)
+
+
+async def astream(llm: Any) -> None:
+    async for _ in llm.astream(PROMPT):
+        pass
 
 
 def main() -> None:
@@ -48,22 +58,24 @@ def main() -> None:
         claims.RECENT = 0.0  # type: ignore[misc] # so that no answer follows another closely
     fleet = Fleet.simple({"acme": {"rpm": 6_000_000, "tpm": 2_000_000_000}})
     with serve_process(fleet, settings=MockSettings(ramp_base_tokens=None)) as server:
-        place: dict[str, Any] = {"model": MODEL, "base_url": server.base_url}
+        place: dict[str, Any] = {"model": MODEL, "base_url": server.base_url, "stream_usage": True}
         pool = KeyPool([Organization(name="acme", keys=(KEY,), base_url=server.base_url)])
         ours = ChatOpenAI(model=MODEL, pool=pool)
         stock = langchain_openai.ChatOpenAI(api_key=SecretStr(KEY), **place)
 
         with asyncio.Runner() as runner:
 
-            def calls(llm: Any) -> Callable[[int], None]:
+            def calls(call: Callable[[Any], Awaitable[None]], llm: Any) -> Callable[[int], None]:
                 async def some(times: int) -> None:
                     for _ in range(times):
-                        await llm.ainvoke("Say one word.")
+                        await call(llm)
 
                 return lambda times: runner.run(some(times))
 
-            told = compare(calls(ours), calls(stock), rounds=options.rounds, times=options.calls)
-        show("ainvoke", told)
+            for call in (ainvoke, astream):
+                ways = calls(call, ours), calls(call, stock)
+                told = compare(*ways, rounds=options.rounds, times=options.calls)
+                show(call.__name__, told)
 
         def making(make: Callable[[], object]) -> Callable[[int], object]:
             return lambda times: [make() for _ in range(times)]

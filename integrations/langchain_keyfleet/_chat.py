@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import langchain_openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -17,11 +17,23 @@ from ._facts import NAME, Heard, atell, tell
 from ._install import Pooled
 from ._runs import ToldStreams
 
+#: Providers whose streams tell what they used, if asked.
+_TELL_USAGE: Final = frozenset({"openai", "azure"})
+
 
 class PooledChat(PacedBatch, ToldStreams, Pooled):
     """What the chat models add to stock's: hints to each request, facts to each answer."""
 
     _resource: ClassVar[str] = "chat.completions"
+
+    @classmethod
+    def _prepared(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        arguments = super()._prepared(arguments)
+        pool = arguments.get("pool")
+        if pool is not None and any(key.provider not in _TELL_USAGE for key in pool.keys):
+            # Not every endpoint knows `stream_options`: stock leaves it out with a base URL too.
+            arguments.setdefault("stream_usage", False)
+        return arguments
 
     def _get_request_payload(
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from tests.integrations.langchain.conftest import MODEL, NAMES, PoolOf
 from tests.transport.odd_server import DONE, OddServer, Seen, Send, delta, events, odd_server
 
-from keyfleet import KeyPool, Limits, WaitTimeout
+from keyfleet import KeyPool, Limits, Organization, WaitTimeout
 from keyfleet.testing import Fault, MockProvider, Server, ToolCall
 from langchain_keyfleet import ChatOpenAI
 
@@ -97,6 +97,14 @@ async def test_an_async_stream_does_as_a_stream(llm: ChatOpenAI, provider: MockP
 
 def test_stream_usage_stays_on_by_default_as_stock_has_it(llm: ChatOpenAI) -> None:
     assert llm.stream_usage is langchain_openai.ChatOpenAI(model=MODEL, api_key="x").stream_usage
+
+
+def test_a_stream_asks_only_such_endpoints_for_usage_that_know_how_to_tell_it() -> None:
+    keys = ("sk-other-0123456789",)
+    other = Organization(name="o", keys=keys, provider="generic", base_url="http://127.0.0.1:9/v1")
+    pool = KeyPool([other, Organization(name="acme", keys=("sk-mock-0123456789",))])
+    assert not ChatOpenAI(model=MODEL, pool=pool).stream_usage
+    assert ChatOpenAI(model=MODEL, pool=pool, stream_usage=True).stream_usage
 
 
 def test_a_chain_and_its_batch(llm: ChatOpenAI, pool: KeyPool, provider: MockProvider) -> None:
