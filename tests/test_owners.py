@@ -52,3 +52,8 @@ def test_limits_of_another_type_are_refused_where_they_are_given(
 ) -> None:
     with pytest.raises(ConfigError, match="the limits of 'acme' are a dict"):
         of(name="acme", limits={"rpm": 60})  # type: ignore[arg-type]
+
+
+def test_models_are_a_mapping_to_limits() -> None:
+    with pytest.raises(ConfigError, match="only_models"):
+        Organization(name="a", keys=("sk-1",), models=("gpt-4o*",))  # type: ignore[arg-type]

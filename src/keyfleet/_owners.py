@@ -95,6 +95,11 @@ class Organization:
                 )
         if self.base_url:
             origin(self.base_url)
+        if not isinstance(self.models, Mapping):
+            raise ConfigError(
+                f"models = {self.models!r} of {self.name!r} has no limits",
+                cure='Write {"gpt-4o*": ModelLimits(...)}; `only_models` says what is allowed',
+            )
         _check_limits(self.name, self.limits)
         object.__setattr__(self, "keys", _secrets(self.keys))
         object.__setattr__(self, "projects", tuple(self.projects))

@@ -158,7 +158,12 @@ _wrapped: Final[WeakValueDictionary[tuple[object, ...], Any]] = WeakValueDiction
 
 
 def wrap_client(
-    client: C, pool: KeyPool, *, base_url: str | None = None, attempts: int | None = None
+    client: C,
+    pool: KeyPool,
+    *,
+    base_url: str | None = None,
+    attempts: int | None = None,
+    own_key: bool = False,
 ) -> C:
     """Return a copy of an httpx or httpx2 client that sends with the keys of a pool.
 
@@ -173,6 +178,9 @@ def wrap_client(
             base URL, and requests to other hosts are foreign. ``None`` = the client's own; if it
             has none, whatever follows the first ``/v1/`` in a URL.
         attempts: how many may count at most; ``None`` = as the pool's policy says.
+        own_key: the pool has but the key that the client was made with: cookies, a second
+            credential and the host that its requests name go along. A fleet's keys get none of
+            these, since they may be another organization's.
 
     Raises:
         ConfigError: it is a client of neither family.
@@ -185,19 +193,28 @@ def wrap_client(
             return client
         given = original
     base_url = base_url or str(getattr(given, "base_url", "")) or None
-    path = (id(given), id(pool), base_url, attempts)  # the copy keeps both alive, hence the ids
+    # The copy keeps both alive, hence the ids.
+    path = (id(given), id(pool), base_url, attempts, own_key)
     with _lock:
         found = _wrapped.get(path)
         if found is None:
-            found = _wrapped[path] = _wrap(given, pool, base_url, attempts, owned=False)
+            found = _wrapped[path] = _wrap(
+                given, pool, base_url, attempts, owned=False, own_key=own_key
+            )
     return cast(C, found)
 
 
 def _wrap(
-    client: Any, pool: KeyPool, base_url: str | None, attempts: int | None, *, owned: bool
+    client: Any,
+    pool: KeyPool,
+    base_url: str | None,
+    attempts: int | None,
+    *,
+    owned: bool,
+    own_key: bool = False,
 ) -> Any:
     kind = family(client)
-    gate = Gate(pool, kind.module, base_url=base_url, attempts=attempts)
+    gate = Gate(pool, kind.module, base_url=base_url, attempts=attempts, own_key=own_key)
     is_async = isinstance(client, kind.module.AsyncClient)
     make = kind.AsyncPoolTransport if is_async else kind.PoolTransport
     # By the URL that is really asked: proxies, and hosts that need none, go by that.

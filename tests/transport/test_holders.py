@@ -135,6 +135,24 @@ def test_all_clients_of_a_pool_know_of_it(make: Make) -> None:
             assert {seen.key for seen in server.seen[-5:]} == {holder}
 
 
+def test_a_model_that_was_looked_up_is_nobodys(make: Make) -> None:
+    model = {"id": "gpt-4o-mini", "object": "model", "created": 1, "owned_by": "system"}
+
+    async def catalogue(seen: Seen, send: Send) -> None:
+        listed = {"object": "list", "data": [model]}
+        await reply(send, json.dumps(listed if seen.path == "/v1/models" else model).encode())
+
+    with odd_server() as server:
+        client = make(pool_of(server.base_url))
+        server.answer = catalogue
+        client.models.retrieve("gpt-4o-mini")
+        list(client.models.list())
+        server.answer = Objects()
+        for _ in range(6):
+            client.responses.create(model="gpt-4o-mini", input="x")
+        assert len({seen.key for seen in server.seen[-6:]}) == 3
+
+
 def test_keys_of_one_owner_share_what_it_holds(make: Make) -> None:
     with odd_server() as server:
         server.answer = Objects()

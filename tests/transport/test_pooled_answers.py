@@ -9,12 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.transport.odd_server import CHAT, DONE, OddServer, Seen, Send, delta, events, reply
+from tests.transport.support import pool_at
 
 from keyfleet.httpx import SENTINEL, Family, family, owned_client
 from keyfleet.testing.clock import FakeClock
-
-from .odd_server import CHAT, OddServer, Seen, Send, reply
-from .support import pool_at
 
 POOLED = {"authorization": f"Bearer {SENTINEL}"}
 BODY = json.dumps(CHAT).encode()
@@ -146,6 +145,78 @@ class TestWhole:
             response = client.post(URL, json=ASK, headers=POOLED)
         assert type(response) is Own
         assert response.json() == CHAT
+
+
+class Reads:
+    """Mixed into a transport that reads each answer itself, as those that log bodies do."""
+
+    def handle_request(self, request: Any) -> Any:
+        response = super().handle_request(request)  # type: ignore[misc] # the family's
+        response.read()
+        return response
+
+    async def handle_async_request(self, request: Any) -> Any:
+        response = await super().handle_async_request(request)  # type: ignore[misc]
+        await response.aread()
+        return response
+
+
+async def refused(seen: Seen, send: Send) -> None:
+    await reply(send, b'{"error": {"message": "no", "code": "odd"}}', status=400)
+
+
+async def streamed(seen: Seen, send: Send) -> None:
+    await events(send, delta("a"), DONE)
+
+
+class TestReadAlready:
+    """A transport may have read an answer; what it wraps can't be read again."""
+
+    @pytest.mark.parametrize(
+        ("answer", "status", "told"),
+        [
+            (None, 200, BODY),
+            (compressed, 200, BODY),
+            (refused, 400, b'"odd"'),
+            (streamed, 200, b"[DONE]"),
+        ],
+    )
+    def test_its_body_is_taken_from_it(
+        self, odd: OddServer, kind: Family, answer: Any, status: int, told: bytes
+    ) -> None:
+        odd.answer = answer
+        pool = pool_at(odd.base_url, "a")
+        with type("Log", (Reads, kind.module.HTTPTransport), {})() as inner:
+            client = kind.module.Client(transport=kind.PoolTransport(pool, inner))
+            response = client.post(URL, json=ASK, headers=POOLED)
+            assert (response.status_code, told in response.content) == (status, True)
+            with client.stream("POST", URL, json=ASK, headers=POOLED) as response:
+                assert told in b"".join(response.iter_bytes())
+        assert pool.status().in_flight == 0
+
+    async def test_its_body_is_taken_from_it_in_a_loop(self, odd: OddServer, kind: Family) -> None:
+        pool = pool_at(odd.base_url, "a")
+        async with type("Log", (Reads, kind.module.AsyncHTTPTransport), {})() as inner:
+            client = kind.module.AsyncClient(transport=kind.AsyncPoolTransport(pool, inner))
+            assert (await client.post(URL, json=ASK, headers=POOLED)).json() == CHAT
+            odd.answer = streamed
+            response = await client.post(URL, json=ASK, headers=POOLED)
+            assert b"[DONE]" in response.content
+        assert pool.status().in_flight == 0
+
+    def test_one_that_was_closed_unread_fails(self, odd: OddServer, kind: Family) -> None:
+        class Closes(kind.module.HTTPTransport):  # type: ignore[misc,name-defined]
+            def handle_request(self, request: Any) -> Any:
+                response = super().handle_request(request)
+                response.close()
+                return response
+
+        pool = pool_at(odd.base_url, "a")
+        with Closes() as inner:
+            client = kind.module.Client(transport=kind.PoolTransport(pool, inner))
+            with pytest.raises(kind.module.ResponseNotRead):
+                client.post(URL, json=ASK, headers=POOLED)
+        assert pool.status().in_flight == 0
 
 
 class TestHeaders:

@@ -210,6 +210,26 @@ def test_one_organizations_cookies_do_not_come_with_anothers_key(odd: OddServer)
     assert not client._client.cookies
 
 
+def test_what_a_clients_own_key_comes_with_goes_along(odd: OddServer, family_name: str) -> None:
+    """A gateway may want a second credential."""
+    module: Any = family(family_name).module
+    mine = {
+        "x-api-key": "gw",
+        "cookie": "a=b",
+        "openai-organization": "org-1",
+        "host": "inner.test",
+    }
+    sent = {}
+    for own_key in (True, False):
+        with module.Client(base_url=odd.base_url, headers=mine) as stock:
+            client = wrap_client(stock, pool_at(odd.base_url, "a"), own_key=own_key)
+            client.post("/chat/completions", json=ASK, headers=POOLED)
+        sent[own_key] = {name: odd.seen[-1].headers.get(name) for name in mine}
+        assert odd.seen[-1].key == secret("a")
+    assert sent[True] == mine
+    assert sent[False] == dict.fromkeys(mine) | {"host": odd.url.removeprefix("http://")}
+
+
 def test_cookies_of_foreign_answers_are_kept_in_the_given_clients_jar(odd: OddServer) -> None:
     async def sweet(seen: Seen, send: Any) -> None:
         await reply(send, b"{}", headers={"set-cookie": "crumb=1; path=/"})

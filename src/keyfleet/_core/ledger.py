@@ -234,7 +234,8 @@ class Ledger:
         Only the first headers of a reservation count: its mark is one moment.
         """
         reservation = settlement.reservation
-        reservation.account.heard_at = now
+        if settlement.anchors:
+            reservation.account.heard_at = now
         more = False
         for reading in settlement.readings:
             mark = mark_of(reservation, reading)

@@ -64,6 +64,8 @@ _HINT: Final = "x-keyfleet-"
 #: Endpoints whose answers tell of objects that later calls may refer to: responses, and files,
 #: batches, conversations, vector stores among the others.
 _STATEFUL: Final = frozenset({"responses", "other"})
+#: Models are named by every call, and are nobody's.
+_CATALOGUE: Final = b"models"
 _NO_HINTS: Final = Hints()
 #: Entries of the table of URLs; paths with an object's id would fill it without end.
 _URLS: Final = 512
@@ -114,13 +116,22 @@ class Gate:
             appended to the key's base URL, and requests to other hosts are foreign. ``None`` =
             not known: the path is what follows the first ``/v1/``, or all of it.
         attempts: how many may count at most; ``None`` = as the pool's policy says.
+        own_key: the pool has but the key that the client was made with, so whatever else
+            authenticates its requests goes along.
     """
 
     def __init__(
-        self, pool: KeyPool, module: Httpx, *, base_url: str | None, attempts: int | None
+        self,
+        pool: KeyPool,
+        module: Httpx,
+        *,
+        base_url: str | None,
+        attempts: int | None,
+        own_key: bool = False,
     ) -> None:
         self.pool = pool
         self.httpx = module
+        self.own_key = own_key
         self.base_url = base_url
         self.providers = {key.provider: pool.provider(key) for key in pool.keys}
         # Keys of several providers: what a request will cost must be told before it is known
@@ -298,8 +309,13 @@ class Call:
             extensions=self._extensions,
         )
         new: dict[bytes, bytes | None] = {**_REMOVED, b"host": host}
+        if self._gate.own_key:
+            new = {}
         for name, value in provider.credentials(key).items():
-            new[name.encode()] = None if value is None else value.encode()
+            if value is not None:
+                new[name.encode()] = value.encode()
+            elif not self._gate.own_key:
+                new[name.encode()] = None
         put(request.headers, new)
         return request
 
@@ -330,13 +346,11 @@ class Call:
             headers.get("content-type", ""),
             headers.get("content-encoding", "").lower(),
         )
-        if self.plan.endpoint in _STATEFUL:
+        if self._makes_state:
             watch.note = self._gate.holders.note
         dig()
         if 300 <= response.status_code < 400:
             without_key(response.headers, sent.url)
-        if response.is_closed:  # read already: who reads it again would not come by our stream
-            response = self._copied(response)
         self.body = response.stream = bound(response, watch)
         observation = self._observed(response, headers)
         return Reply(outcome=OK, response=response, observation=observation)
@@ -348,8 +362,6 @@ class Call:
         provider, plan = self._provider, self.plan
         encoding = headers.get("content-encoding", "").lower()
         plain = inflated(body, encoding) if encoding else body
-        if response.is_closed:
-            response = self._copied(response)
         hand_over(self._gate.httpx, response, body, plain)
         outcome, used, usage, observation = OK, None, None, NOTHING
         if response.status_code >= 400 or lease.tells_news(self._gate.pool.clock.now()):
@@ -357,7 +369,7 @@ class Call:
         if response.status_code >= 400:
             outcome = provider.read(response.status_code, headers, plain)
         else:
-            if plan.endpoint in _STATEFUL:
+            if self._makes_state:
                 self._gate.holders.note(plain, lease.key_id)
             usage = provider.usage(plan.endpoint, plain[-TAIL:])
             used = provider.charge(plan, usage).costs
@@ -369,13 +381,10 @@ class Call:
             usage=usage,
         )
 
-    def _copied(self, response: Response) -> Response:
-        return self._gate.httpx.Response(
-            response.status_code,
-            headers=response.headers,
-            stream=response.stream,
-            extensions=response.extensions,
-        )
+    @property
+    def _makes_state(self) -> bool:
+        """Whether an answer may tell of an object that only its owner has."""
+        return self.plan.endpoint in _STATEFUL and not self._rest.startswith(_CATALOGUE)
 
     def _observed(self, response: Response, headers: Mapping[str, str]) -> Observation:
         observation = self._provider.observe(response.status_code, headers)

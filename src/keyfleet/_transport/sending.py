@@ -17,7 +17,7 @@ from ..errors import CannotServe, ConfigError
 from .bodies import DRAIN_FOR, Watch, bury, in_destructor
 from .calls import Call, Gate, Refused
 from .loops import Loops
-from .wire import Httpx, Request, Response, readable
+from .wire import Httpx, Request, Response, readable, reopened
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -106,6 +106,8 @@ class SyncTransport(Transport):
         sent = call.request(lease)
         try:
             response = self._route(sent.url).handle_request(sent)
+            if response.is_closed:  # a transport that tells of bodies has read it
+                response = reopened(self._gate.httpx, response)
             headers = readable(response.headers)
             whole = call.comes_whole(response.status_code, headers)
             body = _read(response.stream) if whole else None
@@ -166,6 +168,8 @@ class AsyncTransport(Transport):
         try:
             inner = await self._loops.local(self._route(sent.url))
             response = await inner.handle_async_request(sent)
+            if response.is_closed:  # a transport that tells of bodies has read it
+                response = reopened(self._gate.httpx, response)
             headers = readable(response.headers)
             whole = call.comes_whole(response.status_code, headers)
             body = await _aread(response.stream) if whole else None

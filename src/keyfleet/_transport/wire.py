@@ -76,6 +76,8 @@ class Response(Protocol):
     stream: Any
     extensions: Any
     is_closed: bool
+    #: The body, without its compression; of a response that was read.
+    content: bytes
 
 
 class Httpx(Protocol):
@@ -170,6 +172,26 @@ def put(headers: Headers, values: Mapping[bytes, bytes | None]) -> None:
 @lru_cache(256)  # the same names come with every request and answer
 def _texts(names: bytes) -> list[str]:
     return names.decode("latin-1").lower().split("\n")
+
+
+def reopened(httpx: Httpx, response: Response) -> Response:
+    """Return a response that somebody read already as one that is still to be read.
+
+    Its body has lost its compression by that, so its headers no longer tell of one.
+
+    Raises:
+        ResponseNotRead: it was closed without being read; of the family.
+    """
+    body = response.content
+    headers = httpx.Headers(response.headers)
+    length = b"%d" % len(body)
+    put(headers, {b"content-encoding": None, b"transfer-encoding": None, b"content-length": length})
+    return httpx.Response(
+        response.status_code,
+        headers=headers,
+        stream=httpx.ByteStream(body),
+        extensions=response.extensions,
+    )
 
 
 def hand_over(httpx: Httpx, response: Any, body: bytes, plain: bytes) -> None:
