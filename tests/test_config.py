@@ -45,7 +45,10 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("KEYFLEET_CONFIG", "OPENAI_API_KEYS", "OPENAI_BASE_URL", "OPENAI_API_KEY_ACME_1"):
+    for name in (
+        *("KEYFLEET_CONFIG", "OPENAI_API_KEYS", "OPENAI_API_KEY_ACME_1"),
+        *("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -416,9 +419,12 @@ def test_the_variable_comes_before_the_file_before_the_keys(
     assert [one.name for one in load_default()["organizations"]] == ["named"]
 
 
-def test_each_key_of_the_variable_is_an_organization(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["OPENAI_BASE_URL", "OPENAI_API_BASE"])
+def test_each_key_of_the_variable_is_an_organization(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEYS", f" {SECRET}, {OTHER},")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1")
+    monkeypatch.setenv(place, "http://127.0.0.1:8080/v1")
     pool = KeyPool.from_env()
     assert [key.key_id for key in pool.keys] == ["key-1#1", "key-2#1"]
     assert {pool.base_url(key) for key in pool.keys} == {"http://127.0.0.1:8080/v1"}

@@ -103,7 +103,8 @@ def load_default() -> PoolArguments:
     They come from the file that `KEYFLEET_CONFIG` names, else from ``keyfleet.toml`` in the
     working directory, else from `OPENAI_API_KEYS`: secrets separated by commas, each taken for an
     organization of its own (``key-1``, ``key-2``, ...) until answers show otherwise. Their
-    requests go to `OPENAI_BASE_URL` where it is set, as the SDK's do.
+    requests go to `OPENAI_BASE_URL` where it is set, as the SDK's do, else to `OPENAI_API_BASE`,
+    as those of LangChain and LiteLLM do.
 
     Raises:
         ConfigError: none of the three is there, or it is wrong.
@@ -119,7 +120,7 @@ def load_default() -> PoolArguments:
             cure="Set KEYFLEET_CONFIG to the path of one, or put keyfleet.toml into the working "
             "directory, or set OPENAI_API_KEYS to keys separated by commas",
         )
-    base_url = os.environ.get("OPENAI_BASE_URL", "")
+    base_url = os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE", "")
     organizations = [
         {"name": f"key-{number}", "keys": [key], "base_url": base_url}
         for number, key in enumerate(keys, start=1)
