@@ -11,10 +11,9 @@ from typing import Annotated, Any, NotRequired
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
 
-from keyfleet import ConfigError
 from keyfleet._clock import Clock, SystemClock
-from keyfleet._core.queue import PATIENCE
 
+from ._checks import check_priority, check_seconds, check_tenant
 from ._install import Pooled
 from .pool_model import ChatPool
 
@@ -42,7 +41,7 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
         clock: tells the time; for tests.
 
     Raises:
-        ConfigError: an unknown priority, a negative number of seconds, or an empty tenant.
+        ConfigError: an unknown priority, no finite number of seconds, or an empty tenant.
     """
 
     state_schema = KeyfleetState
@@ -57,16 +56,12 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
         clock: Clock | None = None,
     ) -> None:
         super().__init__()
-        if priority is not None and priority not in PATIENCE:
-            raise ConfigError(
-                f"unknown priority {priority!r}", cure=f"Known: {', '.join(PATIENCE)}"
-            )
-        for name, seconds in (("wait_timeout", wait_timeout), ("deadline_after", deadline_after)):
-            if seconds is not None and seconds < 0:
-                raise ConfigError(f"{name} = {seconds} is negative", cure="Give seconds, or None")
-        self._said = {"priority": priority, "wait_timeout": wait_timeout}
-        self._tenant = tenant if callable(tenant) else _checked(tenant)
-        self._deadline_after = deadline_after
+        self._said = {
+            "priority": check_priority(priority),
+            "wait_timeout": check_seconds("wait_timeout", wait_timeout),
+        }
+        self._tenant = tenant if callable(tenant) else check_tenant(tenant)
+        self._deadline_after = check_seconds("deadline_after", deadline_after)
         self._clock = clock or SystemClock()
 
     def before_agent(self, state: KeyfleetState, runtime: Any) -> dict[str, Any] | None:
@@ -97,7 +92,7 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
             return request
         said: dict[str, Any] = {n: value for n, value in self._said.items() if value is not None}
         tenant = self._tenant
-        name = _checked(tenant(request)) if callable(tenant) else tenant
+        name = check_tenant(tenant(request)) if callable(tenant) else tenant
         if name is not None:
             said["tenant"] = name
         if self._deadline_after is not None:
@@ -105,14 +100,3 @@ class KeyfleetMiddleware(AgentMiddleware[KeyfleetState, Any, Any]):
             began_at = request.state.get("keyfleet_began_at", now)
             said["deadline_after"] = max(0.0, began_at + self._deadline_after - now)  # type: ignore[operator] # a float, by the schema
         return request.override(model=model.model_copy(update=said)) if said else request
-
-
-def _checked(tenant: str | None) -> str | None:
-    """Return a tenant's name.
-
-    Raises:
-        ConfigError: it can't travel in a header.
-    """
-    if tenant is None or (isinstance(tenant, str) and tenant.strip() and tenant.isascii()):
-        return tenant
-    raise ConfigError(f"tenant = {tenant!r} is no name", cure="Give an ASCII string, or None")

@@ -17,24 +17,33 @@ from typing import Any, Self
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from keyfleet import ConfigError, Demand, KeyPool, Lease, Organization
 from keyfleet._core.flow import ABANDONED, Order, Reply
 from keyfleet._outcome import OK
 
 from ._batch import PacedBatch
+from ._checks import check_priority, check_seconds
 from ._facts import NAME, Heard, atell, tell
 from ._foreign import (
+    achunks_of,
+    aclose,
     bound_to,
+    chunks_of,
+    close,
     input_tokens,
+    leaf_of,
     messages_of,
     observation_of,
     outcome_of,
+    rebound,
+    told_apart,
     usage_of,
+    with_leaf,
 )
 from ._runs import ToldStreams
 
@@ -59,9 +68,17 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     are read as the key's provider means them, headers where the model keeps them in
     `response_metadata`. What the pool refuses is a `keyfleet.CannotServe`.
 
+    A model's `rate_limiter` is waited for before each attempt, when it is known whose turn it is:
+    the call holds what it reserved meanwhile. `disable_streaming` is heeded, and tokens are counted
+    by the first model.
+
     Raises:
-        ConfigError: (in a `ValidationError`) a key without a model, or a model without a key.
+        ConfigError: (in a `ValidationError`) a key without a model, a model without a key, what is
+            no chat model or no pool, an unknown priority, or senseless seconds.
     """
+
+    #: A validation error must not show the arguments, since a key may be among them.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     models: dict[str, Any] = Field(exclude=True, repr=False)
     pool: Any = Field(default=None, exclude=True, repr=False)
@@ -74,8 +91,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     @model_validator(mode="after")
     def _match_models_keyfleet(self) -> Self:
         """Find the model of each key."""
-        if not self.models:
-            raise ConfigError("models is empty", cure="Give at least one chat model")
+        self._check()
         if self.pool is None:
             self.pool = _pool_of(self.models)
         names = {name for key in self.pool.keys for name in (key.key_id, _owner(key))}
@@ -93,6 +109,28 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         if self.profile is None:
             self.profile = self._first[0].profile
         return self
+
+    def _check(self) -> None:
+        """Check the arguments one by one.
+
+        Raises:
+            ConfigError: it names the argument and the cure.
+        """
+        if not self.models:
+            raise ConfigError("models is empty", cure="Give at least one chat model")
+        for name, model in self.models.items():
+            if not isinstance(bound_to(model)[0], BaseChatModel):
+                raise ConfigError(
+                    f"models[{name!r}] is {_kind(model)}, not a chat model",
+                    cure="Give a chat model that is made already, such as ChatAnthropic(...)",
+                )
+        if self.pool is not None and not isinstance(self.pool, KeyPool):
+            raise ConfigError(
+                f"pool is {_kind(self.pool)}, not a KeyPool", cure="Give a KeyPool, or None"
+            )
+        check_priority(self.priority)
+        check_seconds("wait_timeout", self.wait_timeout)
+        check_seconds("deadline_after", self.deadline_after)
 
     # What it is
 
@@ -118,10 +156,66 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         """Bind the tools to each model in its own manner; the result is a `ChatPool` too."""
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
-        shape = kwargs.pop("ls_structured_output_format", None)  # for tracers, not for the models
-        bound = {name: _bind(model, tools, kwargs) for name, model in self.models.items()}
-        pooled = self.model_copy(update={"models": bound})
-        return pooled if shape is None else pooled.bind(ls_structured_output_format=shape)
+        told = told_apart(kwargs)  # for tracers, not for the models
+        made = {n: bound_to(m)[0].bind_tools(tools, **kwargs) for n, m in self.models.items()}
+        return self._rebound(made, told)
+
+    def with_structured_output(
+        self, schema: Any = None, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Have each model answer by a schema in its own manner; `method` and such are the models'.
+
+        Models whose manners differ are all made to call a tool, since one parser reads them all.
+        """
+        made = {
+            name: bound_to(model)[0].with_structured_output(
+                schema, include_raw=include_raw, **kwargs
+            )
+            for name, model in self.models.items()
+        }
+        leaves = {name: leaf_of(chain) for name, chain in made.items()}
+        manners = {_manner(chain, leaves[name]) for name, chain in made.items()}
+        if None in manners or len(manners) > 1:
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        first = next(iter(made))
+        told = told_apart(dict(bound_to(leaves[first])[1]))
+        chain: Runnable[LanguageModelInput, Any] = with_leaf(
+            made[first], self._rebound(leaves, told)
+        )
+        return chain
+
+    def _rebound(
+        self, made: Mapping[str, Any], told: dict[str, Any]
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Return a pool of what was made of the models, with what tracers are told."""
+        models = {name: rebound(self.models[name], one) for name, one in made.items()}
+        pooled = self.model_copy(update={"models": models})
+        return pooled.bind(**told) if told else pooled
+
+    # What the first model knows
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return a text's tokens as the first model has them."""
+        if self.custom_get_token_ids is not None:
+            return super().get_token_ids(text)
+        ids: list[int] = self._first[0].get_token_ids(text)
+        return ids
+
+    def get_num_tokens(self, text: str) -> int:
+        """Count a text's tokens as the first model does."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens(text)
+        return int(self._first[0].get_num_tokens(text))
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None, **kwargs: Any
+    ) -> int:
+        """Count a prompt's tokens as the first model does."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
+        if tools is not None:
+            kwargs["tools"] = tools  # not every model takes them
+        return int(self._first[0].get_num_tokens_from_messages(messages, **kwargs))
 
     # Calls
 
@@ -158,7 +252,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         call = _Call(self, messages)
 
         async def send(lease: Lease) -> Reply[Any]:
-            model, bound = call.begin(lease)
+            model, bound = await call.abegin(lease)
             try:
                 result = await model._agenerate(messages, stop, run_manager, **{**bound, **kwargs})
             except Exception as error:  # whatever a model raises is for its provider to read
@@ -183,18 +277,20 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         def send(lease: Lease) -> Reply[Any]:
             model, bound = call.begin(lease)
             try:
-                chunks = _chunks(model, messages, stop, **{**bound, **kwargs})
-                first = next(chunks)
+                chunks = chunks_of(model, messages, stop, **{**bound, **kwargs})
+                first = next(chunks, None)
             except Exception as error:  # whatever a model raises is for its provider to read
                 return call.failed(lease, error)
             return call.succeeded(lease, (first, chunks), first)
 
         lease, reply = self.pool.call(call.order, send)
         first, chunks = call.result(lease, reply)
-        tell(run_manager, call.heard)
-        seen = [first.message]
+        seen: list[BaseMessage] = []
         try:
-            yield _marked_chunk(first, call)
+            tell(run_manager, call.heard)
+            if first is not None:  # of an empty stream stock says what is to be said
+                seen.append(first.message)
+                yield _marked_chunk(first, call)
             for chunk in chunks:
                 seen.append(chunk.message)
                 yield chunk
@@ -205,7 +301,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         finally:
             if not lease.settled:
                 lease.abandon()
-            chunks.close()
+            close(chunks)
 
     async def _astream(
         self,
@@ -217,20 +313,22 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         call = _Call(self, messages)
 
         async def send(lease: Lease) -> Reply[Any]:
-            model, bound = call.begin(lease)
+            model, bound = await call.abegin(lease)
             try:
-                chunks = _achunks(model, messages, stop, **{**bound, **kwargs})
-                first = await anext(chunks)
+                chunks = achunks_of(model, messages, stop, **{**bound, **kwargs})
+                first = await anext(chunks, None)
             except Exception as error:  # whatever a model raises is for its provider to read
                 return call.failed(lease, error)
             return call.succeeded(lease, (first, chunks), first)
 
         lease, reply = await self.pool.acall(call.order, send)
         first, chunks = call.result(lease, reply)
-        await atell(run_manager, call.heard)
-        seen = [first.message]
+        seen: list[BaseMessage] = []
         try:
-            yield _marked_chunk(first, call)
+            await atell(run_manager, call.heard)
+            if first is not None:
+                seen.append(first.message)
+                yield _marked_chunk(first, call)
             async for chunk in chunks:
                 seen.append(chunk.message)
                 yield chunk
@@ -241,7 +339,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
         finally:
             if not lease.settled:
                 await lease.aabandon()
-            await chunks.aclose()
+            await aclose(chunks)
 
     # For the calls
 
@@ -278,11 +376,35 @@ class _Call:
         self.heard = Heard()
 
     def begin(self, lease: Lease) -> Model:
+        """Return the model whose turn it is, when its rate limiter lets the attempt through."""
+        model, bound = self._counted(lease)
+        if model.rate_limiter is not None:
+            try:
+                model.rate_limiter.acquire(blocking=True)
+            except BaseException:  # also an interrupt: nothing was sent
+                lease.release()
+                raise
+            lease.sent()
+        return model, bound
+
+    async def abegin(self, lease: Lease) -> Model:
+        """Do as `begin`."""
+        model, bound = self._counted(lease)
+        if model.rate_limiter is not None:
+            try:
+                await model.rate_limiter.aacquire(blocking=True)
+            except BaseException:  # also cancellation: nothing was sent
+                await lease.arelease()
+                raise
+            lease.sent()
+        return model, bound
+
+    def _counted(self, lease: Lease) -> Model:
         self._attempts += 1
         self._waited_for += lease.waited_for
         return self._llm._model(lease)
 
-    def succeeded(self, lease: Lease, response: Any, answer: ChatGeneration) -> Reply[Any]:
+    def succeeded(self, lease: Lease, response: Any, answer: ChatGeneration | None) -> Reply[Any]:
         observation = observation_of(answer, self._provider(lease))
         return Reply(outcome=OK, response=response, observation=observation)
 
@@ -330,10 +452,23 @@ def _pool_of(models: Mapping[str, Any]) -> KeyPool:
     )
 
 
-def _bind(model: Any, tools: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    chat, bound = bound_to(model)
-    binding = chat.bind_tools(tools, **kwargs)
-    return binding.bind(**bound) if bound else binding
+def _kind(value: object) -> str:
+    """Return what a wrong argument is; not its text, which may be a key."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"of type {type(value).__name__}"
+
+
+def _manner(chain: Any, leaf: Any) -> tuple[object, ...] | None:
+    """Return what is the same of models that give structured output in the same way.
+
+    ``None`` = the chain does not begin with a model that another could stand for.
+    """
+    model, bound = bound_to(leaf)
+    if not isinstance(model, BaseChatModel):
+        return None
+    steps = tuple(type(step) for step in getattr(chain, "steps", ()))
+    return (frozenset(bound), steps[1:])
 
 
 def _marked(result: ChatResult, call: _Call) -> ChatResult:
@@ -345,37 +480,3 @@ def _marked(result: ChatResult, call: _Call) -> ChatResult:
 def _marked_chunk(chunk: ChatGenerationChunk, call: _Call) -> ChatGenerationChunk:
     chunk.message.response_metadata[NAME] = call.heard.facts[-1]
     return chunk
-
-
-# Models that lack a way of their own
-
-
-def _chunks(
-    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
-) -> Any:
-    """Return a model's stream; its whole answer as one chunk where it has none."""
-    if type(model)._stream is not BaseChatModel._stream:
-        return model._stream(messages, stop, **kwargs)
-    result = model._generate(messages, stop, **kwargs)
-    return (_chunk(generation.message) for generation in result.generations)
-
-
-def _achunks(
-    model: BaseChatModel, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
-) -> Any:
-    """Do as `_chunks`."""
-    streams = (type(model)._astream, type(model)._stream)
-    if streams != (BaseChatModel._astream, BaseChatModel._stream):
-        return model._astream(messages, stop, **kwargs)
-
-    async def whole() -> AsyncIterator[ChatGenerationChunk]:
-        result = await model._agenerate(messages, stop, **kwargs)
-        for generation in result.generations:
-            yield _chunk(generation.message)
-
-    return whole()
-
-
-def _chunk(message: BaseMessage) -> ChatGenerationChunk:
-    fields = message.model_dump(exclude={"type"})
-    return ChatGenerationChunk(message=AIMessageChunk(**fields))
