@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from keyfleet import KeyPool
 
 from ._install import Pooled
+from ._sources import Keys
 
 #: The resource of models that have only a pool. The name never resolves (RFC 6761).
 _NO_RESOURCE: Final = "http://keyfleet.invalid"
@@ -23,7 +24,7 @@ class OnAzure(Pooled):
     @classmethod
     def _prepared(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         arguments = super()._prepared(arguments)
-        if arguments.get("pool") is not None:
+        if isinstance(arguments.get("pool"), KeyPool):
             arguments.setdefault("azure_endpoint", _NO_RESOURCE)
         return arguments
 
@@ -37,7 +38,9 @@ class OnAzure(Pooled):
         base_url, found, _ = str(client.base_url).partition("/openai/")
         return base_url + found
 
-    def _own_pool(self, client: Any) -> tuple[KeyPool | None, Callable[..., Any] | None]:
+    def _own_pool(
+        self, client: Any, keys: Keys | None
+    ) -> tuple[KeyPool | None, Callable[..., Any] | None]:
         if any(getattr(self, name) for name in _ENTRA):
             return None, None  # Entra ID's tokens are the SDK's own affair
-        return super()._own_pool(client)
+        return super()._own_pool(client, keys)

@@ -54,32 +54,46 @@ async def _abatch(
     """Return what came of the inputs, in their order.
 
     Raises:
-        Exception: the first one, after the calls still under way were cancelled; unless they are
-            to be returned.
+        BaseException: the first one, after the calls still under way were cancelled; a call's own
+            cancellation is one too. An `Exception` is not raised if it is to be returned.
     """
     configs = get_config_list(config, len(inputs))
     results: list[Any] = [None] * len(inputs)
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
+    calls: set[asyncio.Task[None]] = set()
+    batch = asyncio.current_task()
+    asked = batch.cancelling() if batch else 0
     room = asyncio.Semaphore(configs[0].get("max_concurrency") or WINDOW if configs else 1)
 
     async def one(place: int) -> None:
         try:
             results[place] = await call(inputs[place], configs[place])
-        except Exception as error:  # the caller's, whatever it is
+        except BaseException as error:  # the caller's, whatever it is
             results[place] = error
-            if not return_exceptions:
-                failures.append(error)
-                raise
+            if not (return_exceptions and isinstance(error, Exception)):
+                end(error)
         finally:
             room.release()
 
-    try:
-        async with asyncio.TaskGroup() as group:  # the first that raises ends the others
-            for place in range(len(inputs)):
-                await room.acquire()
-                group.create_task(one(place))
-                if place % _AT_ONCE == 0:
-                    await asyncio.sleep(0)
-    except BaseExceptionGroup:  # what a task group makes of it; the first is what stock raises
-        raise failures[0] from None
+    def end(error: BaseException) -> None:
+        if failures or (batch and batch.cancelling() > asked):
+            return  # all have been told, and are not to be interrupted twice
+        failures.append(error)
+        for other in calls:
+            other.cancel()
+
+    # Calls raise nothing here: a task group takes no notice of one that was cancelled, and for any
+    # other it cancels the batch's own task, which before Python 3.13 is not always undone.
+    async with asyncio.TaskGroup() as group:
+        for place in range(len(inputs)):
+            await room.acquire()
+            if failures:
+                break
+            task = group.create_task(one(place))
+            calls.add(task)
+            task.add_done_callback(calls.discard)
+            if place % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+    if failures:
+        raise failures[0]
     return results

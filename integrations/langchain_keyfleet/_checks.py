@@ -39,6 +39,7 @@ def check_tenant(value: str | None) -> str | None:
     Raises:
         ConfigError: a `ValueError`; it can't travel in a header.
     """
-    if value is None or (isinstance(value, str) and value.strip() and value.isascii()):
+    is_text = isinstance(value, str) and value.isascii() and value.isprintable()
+    if value is None or (is_text and value.strip()):
         return value
-    raise ConfigError(f"tenant = {value!r} is no name", cure="Give an ASCII string, or None")
+    raise ConfigError(f"tenant = {value!r} is no name", cure="Give printable ASCII, or None")

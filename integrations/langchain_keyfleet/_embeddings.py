@@ -10,11 +10,13 @@ import langchain_openai
 import openai
 from openai.resources import AsyncEmbeddings, Embeddings
 from openai.types import CreateEmbeddingResponse
+from openai.types.create_embedding_response import Usage
 from pydantic import model_validator
 
 from keyfleet import ConfigError, KeyPool, TooLarge
 
 from ._azure import OnAzure
+from ._facts import Heard
 from ._install import Pooled
 from ._packing import budget, halves, packed
 
@@ -85,7 +87,8 @@ class PackedEmbeddings(Embeddings):
 
     def _one(self, piece: Any, model: Any, options: dict[str, Any]) -> CreateEmbeddingResponse:
         try:
-            return super().create(input=piece, model=model, **options)
+            with Heard():
+                return super().create(input=piece, model=model, **options)
         except openai.RateLimitError as error:
             if not _can_be_halved(piece, error):
                 raise
@@ -118,7 +121,8 @@ class AsyncPackedEmbeddings(AsyncEmbeddings):
         self, piece: Any, model: Any, options: dict[str, Any]
     ) -> CreateEmbeddingResponse:
         try:
-            return await super().create(input=piece, model=model, **options)
+            with Heard():
+                return await super().create(input=piece, model=model, **options)
         except openai.RateLimitError as error:
             if not _can_be_halved(piece, error):
                 raise
@@ -170,8 +174,19 @@ def _joined(answers: list[CreateEmbeddingResponse]) -> CreateEmbeddingResponse:
     if len(answers) > 1:
         for answer in answers[1:]:
             first.data.extend(answer.data)
-            first.usage.prompt_tokens += answer.usage.prompt_tokens
-            first.usage.total_tokens += answer.usage.total_tokens
+            _add_usage(first, answer)
         for place, embedding in enumerate(first.data):
             embedding.index = place
     return first
+
+
+def _add_usage(first: CreateEmbeddingResponse, other: CreateEmbeddingResponse) -> None:
+    """Add up what two answers used; compatible servers may not tell it."""
+    total, used = _usage(first), _usage(other)
+    if total is not None and used is not None:
+        total.prompt_tokens += used.prompt_tokens
+        total.total_tokens += used.total_tokens
+
+
+def _usage(answer: CreateEmbeddingResponse) -> Usage | None:
+    return getattr(answer, "usage", None)

@@ -7,8 +7,9 @@ around the one step that makes the request.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -42,13 +43,15 @@ class Heard:
 
     Raises:
         PoolClosed: at the block's end, in place of the connection error that the SDK makes of it.
+        Exception: in the same way, what a function raised that was asked for the key.
     """
 
-    __slots__ = ("_token", "facts", "refusal")
+    __slots__ = ("_token", "facts", "raised", "refusal")
 
     def __init__(self) -> None:
         self.facts: list[Facts] = []
         self.refusal: BaseException | None = None
+        self.raised: Exception | None = None
 
     def __enter__(self) -> None:
         self._token = _listening.set(self)
@@ -56,6 +59,8 @@ class Heard:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _listening.reset(self._token)
         if isinstance(error, openai.OpenAIError):
+            if self.raised is not None and any(one is self.raised for one in _causes(error)):
+                _raise(self.raised)
             root = _root(error)
             if isinstance(root, PoolClosed):
                 raise root from None
@@ -64,6 +69,13 @@ class Heard:
 
 
 _listening: Final[ContextVar[Heard | None]] = ContextVar("langchain_keyfleet_heard", default=None)
+
+
+def failed(error: Exception) -> None:
+    """Note what a function raised that was asked for the key of a request under way."""
+    heard = _listening.get()
+    if heard is not None:
+        heard.raised = error
 
 
 def hear(response: Any) -> None:
@@ -94,10 +106,24 @@ async def ahear(response: Any) -> None:
     hear(response)
 
 
-def _root(error: BaseException) -> BaseException:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the causes of an error, the nearest first."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return error
+        yield error
+
+
+def _root(error: BaseException) -> BaseException:
+    return [error, *_causes(error)][-1]
+
+
+def _raise(error: Exception) -> NoReturn:
+    """Raise an error again as it was: with its own cause and context, not that of the SDK's."""
+    context, is_hidden = error.__context__, error.__suppress_context__
+    try:
+        raise error
+    finally:
+        error.__context__, error.__suppress_context__ = context, is_hidden
 
 
 def tell(given: CallbackManagerForLLMRun | None, heard: Heard) -> None:

@@ -13,11 +13,13 @@ import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import lru_cache
+from types import BuiltinMethodType, MethodType
 from typing import Any, Final
 
 from keyfleet import ConfigError, KeyPool, Secret
 from keyfleet.events import Event, KeyDown
 
+from ._facts import failed
 from ._sources import Place, derived
 
 _current: Final[ContextVar[Secret]] = ContextVar("langchain_keyfleet_key")
@@ -56,16 +58,25 @@ class FunctionPool:
 
     def ask(self, request: object) -> None:
         """Ask the function; a request hook of `httpx.Client`."""
-        self._take(self._function())
+        try:
+            self._take(self._function())
+        except Exception as error:
+            failed(error)
+            raise
 
     async def aask(self, request: object) -> None:
         """Ask the function, in a thread if it may block; a request hook of `httpx.AsyncClient`."""
+        try:
+            self._take(await self._answer())
+        except Exception as error:
+            failed(error)
+            raise
+
+    async def _answer(self) -> object:
         if inspect.iscoroutinefunction(self._function):
-            self._take(await self._function())
-        else:
-            loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(None, self._function)
-            self._take(await answer if isinstance(answer, Awaitable) else answer)
+            return await self._function()
+        answer = await asyncio.get_running_loop().run_in_executor(None, self._function)
+        return await answer if isinstance(answer, Awaitable) else answer
 
     def _take(self, key: object) -> None:
         if not isinstance(key, str):
@@ -79,7 +90,35 @@ class FunctionPool:
             self.pool.revive()
 
 
-@lru_cache(256)
 def of_function(function: Callable[[], Any], place: Place) -> FunctionPool:
     """Return the pool of a function's key: the same for all models that use the function."""
-    return FunctionPool(function, place)
+    return _of_function(_Same(function), place)
+
+
+class _Same:
+    """A function by identity: it may be an object that can't be hashed, or is equal to another.
+
+    A bound method is made anew each time it is looked up: its object and its name are looked at.
+    """
+
+    __slots__ = ("_identity", "function")
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function  # kept alive, so that its id is no other's
+        if isinstance(function, MethodType):
+            self._identity: tuple[object, ...] = (id(function.__self__), id(function.__func__))
+        elif isinstance(function, BuiltinMethodType):
+            self._identity = (id(function.__self__), function.__name__)
+        else:
+            self._identity = (id(function),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._identity == self._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+
+@lru_cache(256)
+def _of_function(same: _Same, place: Place) -> FunctionPool:
+    return FunctionPool(same.function, place)

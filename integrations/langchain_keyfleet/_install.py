@@ -12,13 +12,21 @@ from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from keyfleet import KeyPool
 from keyfleet._default import default_pool
 from keyfleet.httpx import SENTINEL, wrap_client
 
-from . import _facts, _functions, _sources
+from . import _checks, _facts, _functions, _sources
 
 
 class Pooled(BaseModel):
@@ -42,11 +50,23 @@ class Pooled(BaseModel):
     wait_timeout: float | None = Field(default=None, exclude=True)
     deadline_after: float | None = Field(default=None, exclude=True)
     tenant: str | None = Field(
-        default=None, exclude=True, min_length=1, pattern=r"^[ -~]*\S[ -~]*$"
+        default=None, exclude=True, min_length=1, pattern=r"^[ -~]*[!-~][ -~]*$"
     )
 
     #: A validation error must not show the arguments, since a key may be among them.
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    @field_validator("priority")
+    @classmethod
+    def _check_priority_keyfleet(cls, value: str | None) -> str | None:
+        """Check it now: each call would be refused for it."""
+        return _checks.check_priority(value)
+
+    @field_validator("wait_timeout", "deadline_after")
+    @classmethod
+    def _check_seconds_keyfleet(cls, value: float | None, about: ValidationInfo) -> float | None:
+        """Check it now: each call would be refused for it."""
+        return _checks.check_seconds(str(about.field_name), value)
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +76,9 @@ class Pooled(BaseModel):
 
     @classmethod
     def _prepared(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return a model's arguments, with a pool or the one key that it is to be made of.
+        """Return a model's arguments, with a pool or the keys that it is to be made of.
+
+        The pool of a list is made when stock has said where its keys may go.
 
         Raises:
             ConfigError: they contradict each other, or there is no key.
@@ -67,8 +89,7 @@ class Pooled(BaseModel):
         if _comes_back(arguments) and key is not None and not _sources.is_sentinel(key):
             pool = arguments["pool"] = None  # the key, which may be another by now, says whose
         if pool is None and _sources.is_several(key):
-            base_url = _sources.given(arguments, "base_url")
-            arguments["pool"] = _sources.of_keys(key, base_url, cls._provider)
+            arguments["pool"] = _sources.keys_of(key, cls._provider)
             return _with_sentinel(arguments)
         if pool is None and key is None and cls._takes_default(arguments):
             pool = arguments["pool"] = default_pool()
@@ -92,29 +113,35 @@ class Pooled(BaseModel):
     @model_validator(mode="after")
     def _put_pool_under_clients(self) -> Self:
         """Put the pool under the clients."""
+        keys = self.pool if isinstance(self.pool, _sources.Keys) else None
+        if keys is not None:
+            self.pool = None
         for name in ("client", "async_client"):
             resource = getattr(self, name)
             client = getattr(resource, "_client", None)
             if isinstance(client, (openai.OpenAI, openai.AsyncOpenAI)):
-                pooled = self._pooled(client)
+                pooled = self._pooled(client, keys)
                 if pooled is not client:
                     setattr(self, name, attrgetter(self._resource)(pooled))
                     if hasattr(self, f"root_{name}"):
                         setattr(self, f"root_{name}", pooled)
         return self
 
-    def _pooled(self, client: Any) -> Any:
-        """Return an SDK's client that sends through the pool."""
+    def _pooled(self, client: Any, keys: _sources.Keys | None) -> Any:
+        """Return an SDK's client that sends through the pool, or through that of a list of keys."""
         pool, hook = self.pool, None
-        if pool is None:
-            pool, hook = self._own_pool(client)
+        if pool is None or keys is not None or _sources.is_derived(pool):
+            pool, hook = self._own_pool(client, keys)
             if pool is None:
                 return client
-            self.pool = pool
-        elif _sources.is_derived(pool):
-            pool, hook = self._own_pool(client)
+            if self.pool is None:
+                self.pool = pool
         http_client = wrap_client(
-            client._client, pool, base_url=self._base_url(client), attempts=self._attempts()
+            client._client,
+            pool,
+            base_url=self._base_url(client),
+            attempts=self._attempts(),
+            own_key=_sources.is_derived(pool),
         )
         if http_client is client._client:
             return client
@@ -126,8 +153,10 @@ class Pooled(BaseModel):
         """Return what an SDK's client puts before the paths that a key's base URL may precede."""
         return str(client.base_url)
 
-    def _own_pool(self, client: Any) -> tuple[KeyPool | None, Callable[..., Any] | None]:
-        """Return the pool of the model's own key, and what must be asked before each request."""
+    def _own_pool(
+        self, client: Any, keys: _sources.Keys | None
+    ) -> tuple[KeyPool | None, Callable[..., Any] | None]:
+        """Return the pool of the model's own keys, and what must be asked before each request."""
         if client.base_url.scheme not in ("http", "https"):
             return None, None  # nothing can be sent there
         place = _sources.Place(
@@ -136,6 +165,8 @@ class Pooled(BaseModel):
             organization=client.organization,
             project=client.project,
         )
+        if keys is not None:
+            return _sources.of_keys(keys, place), None
         key = getattr(self, "openai_api_key", None)
         if callable(key):
             of = _functions.of_function(key, place)

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from pydantic import SecretStr
 
-from keyfleet import ConfigError, KeyPool, Organization, Project, Secret
+from keyfleet import ApiKey, ConfigError, KeyPool, Organization, Project, Secret
 from keyfleet.config import default_file
 from keyfleet.httpx import SENTINEL
 
@@ -96,17 +96,31 @@ def has_default() -> bool:
     )
 
 
-def of_keys(keys: Iterable[object], base_url: str | None, provider: str) -> KeyPool:
-    """Return a pool of several keys, each of an organization of its own until answers differ."""
-    return _of_keys(tuple(Secret(_plain(key)) for key in keys), base_url or "", provider)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What stands for a model's pool until stock has said where the keys of a list may go."""
+
+    keys: tuple[ApiKey, ...]
 
 
-@lru_cache(_KEPT)
-def _of_keys(secrets: tuple[Secret, ...], base_url: str, provider: str) -> KeyPool:
-    return KeyPool(
-        Organization(name=f"key-{number}", keys=(secret,), base_url=base_url, provider=provider)
-        for number, secret in enumerate(secrets, start=1)
+def keys_of(given: Iterable[object], provider: str) -> Keys:
+    """Return the keys of a list.
+
+    Raises:
+        ConfigError: there is none in it, or something else.
+    """
+    keys = tuple(
+        ApiKey(
+            key_id=f"key-{number}#1",
+            secret=Secret(_plain(key)),
+            organization=f"key-{number}",
+            provider=provider,
+        )
+        for number, key in enumerate(given, start=1)
     )
+    if not keys:
+        raise ConfigError("api_key is an empty list", cure="Give at least one key")
+    return Keys(keys=keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +132,13 @@ class Place:
     organization: str | None
     project: str | None
 
-    def owner(self, secret: Secret) -> Organization:
+    def owner(self, secret: Secret, name: str = "default") -> Organization:
         """Return the owner of one key, of whom nothing more is known."""
         projects: tuple[Project, ...] = ()
         if self.project is not None:
             projects = (Project(name="default", keys=(secret,), project_id=self.project),)
         return Organization(
-            name="default",
+            name=name,
             keys=() if projects else (secret,),
             projects=projects,
             base_url=self.base_url,
@@ -141,6 +155,12 @@ def of_one(key: str, place: Place) -> KeyPool:
 @lru_cache(_KEPT)
 def _of_one(secret: Secret, place: Place) -> KeyPool:
     return derived(KeyPool([place.owner(secret)]))
+
+
+@lru_cache(_KEPT)
+def of_keys(keys: Keys, place: Place) -> KeyPool:
+    """Return a pool of several keys, each of an organization of its own until answers differ."""
+    return KeyPool(place.owner(key.secret, key.organization) for key in keys.keys)
 
 
 def derived(pool: KeyPool) -> KeyPool:

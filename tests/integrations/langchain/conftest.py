@@ -56,7 +56,8 @@ def clients_left_open() -> Iterator[None]:
     _client_utils._cached_sync_httpx_client.cache_clear()
     _client_utils._cached_async_httpx_client.cache_clear()
     _sources._of_one.cache_clear()
-    _functions.of_function.cache_clear()
+    _sources.of_keys.cache_clear()
+    _functions._of_function.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -65,6 +65,37 @@ def test_one_key_is_a_pool_of_one(odd: OddServer) -> None:
     assert odd.seen[0].headers["api-key"] == "west0123456789abcdef"
 
 
+@pytest.mark.parametrize("from_environment", [False, True])
+def test_several_keys_go_to_the_endpoint_given(
+    odd: OddServer, monkeypatch: pytest.MonkeyPatch, from_environment: bool
+) -> None:
+    keys: Any = ["west0123456789abcdef", "north0123456789abcdef"]
+    place: Any = {"azure_endpoint": odd.url}
+    if from_environment:
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", odd.url)
+        place = {}
+    llm = AzureChatOpenAI(azure_deployment="mini", api_version=VERSION, api_key=keys, **place)
+    for _ in range(10):
+        llm.invoke("Is it?")
+    asyncio.run(llm.ainvoke("Is it?"))
+    assert {seen.headers["api-key"] for seen in odd.seen} == set(keys)
+    assert all(
+        seen.path == f"/openai/deployments/mini/chat/completions?api-version={VERSION}"
+        for seen in odd.seen
+    )
+    odd.answer = vectors
+    embeddings = AzureOpenAIEmbeddings(
+        model="emb", api_version=VERSION, api_key=keys, check_embedding_ctx_length=False, **place
+    )
+    assert embeddings.embed_documents(["abc"]) == [[3.0]]
+
+
+def test_several_keys_need_an_endpoint() -> None:
+    keys: Any = ["west0123456789abcdef", "north0123456789abcdef"]
+    with pytest.raises(Exception, match="azure_endpoint"):
+        AzureChatOpenAI(azure_deployment="mini", api_version=VERSION, api_key=keys)
+
+
 def test_entra_tokens_are_left_to_the_sdk(odd: OddServer) -> None:
     llm = AzureChatOpenAI(
         azure_endpoint=odd.url,

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -14,6 +15,34 @@ from tests.integrations.langchain.conftest import MODEL
 from keyfleet import KeyPool
 from keyfleet.testing import MockProvider
 from langchain_keyfleet import ChatOpenAI, ChatPool, _batch
+
+
+class Gone(BaseException):
+    """No `Exception`: whoever raises it means to end more than a call."""
+
+
+class Calls(_batch.PacedBatch):
+    """Raises what it is given; all else takes long."""
+
+    cancelled = 0
+
+    async def ainvoke(self, given: Any, config: Any) -> None:
+        if isinstance(given, BaseException):
+            raise given
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+class Cancels(AsyncCallbackHandler):
+    """Cancels a call, as a callback that bounds a budget may."""
+
+    raise_error = True
+
+    async def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        raise asyncio.CancelledError("no budget")
 
 
 class Counting(FakeListChatModel):
@@ -34,7 +63,7 @@ class Counting(FakeListChatModel):
         finally:
             state["now"] -= 1
         if said == "bad":
-            raise KeyError("bad")
+            raise KeyError("bad") from OSError("why")
         state["ended"] += 1
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content=said))])
 
@@ -81,6 +110,71 @@ async def test_the_first_error_ends_the_calls_under_way(llm: ChatPool, counting:
     assert counting.state["now"] == 0
     assert counting.state["cancelled"] == 10
     assert llm.pool.status().in_flight == 0
+
+
+async def test_the_first_error_keeps_its_cause(llm: ChatPool) -> None:
+    with pytest.raises(KeyError, match="bad") as failed:
+        await llm.abatch(["slow", "bad"])
+    assert isinstance(failed.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+@pytest.mark.parametrize("given", [asyncio.CancelledError("of its own"), Gone()], ids=repr)
+async def test_what_is_no_exception_ends_the_batch(
+    given: BaseException, return_exceptions: bool
+) -> None:
+    calls = Calls()
+    async with asyncio.timeout(5):
+        with pytest.raises(type(given)) as raised:
+            await calls.abatch(["slow", "slow", given], return_exceptions=return_exceptions)
+    assert raised.value is given
+    assert calls.cancelled == 2
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_call_that_a_callback_cancels_is_no_answer(pool: KeyPool) -> None:
+    config: Any = {"callbacks": [Cancels()]}
+    with pytest.raises(asyncio.CancelledError, match="no budget"):
+        await ChatOpenAI(model=MODEL, pool=pool).abatch(["a", "b"], config=config)
+
+
+async def test_what_a_call_does_at_its_end_is_not_interrupted() -> None:
+    tidied = []
+
+    class Tidy(_batch.PacedBatch):
+        async def ainvoke(self, given: str, config: Any) -> None:
+            try:
+                await asyncio.sleep(0.01 if given == "bad" else 10)
+            finally:
+                await asyncio.sleep(0.01)
+                tidied.append(given)
+            raise KeyError(given)
+
+    with pytest.raises(KeyError, match="bad"):
+        await Tidy().abatch(["a", "b", "bad", "c"])
+    assert sorted(tidied) == ["a", "b", "bad", "c"]
+    batch = asyncio.create_task(Tidy().abatch(["a", "b"]))
+    await asyncio.sleep(0.01)
+    batch.cancel("enough")
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert len(tidied) == 6
+
+
+async def test_a_batch_that_failed_has_not_cancelled_its_caller(llm: ChatPool) -> None:
+    with pytest.raises(KeyError):
+        await llm.abatch(["slow", "bad"])
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0  # a timeout around it would go by that
+
+
+async def test_a_batch_that_runs_out_of_time_says_that(llm: ChatPool) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await llm.abatch(["slow"] * 5)
 
 
 async def test_a_cancelled_batch_leaves_nothing(llm: ChatPool, counting: Counting) -> None:

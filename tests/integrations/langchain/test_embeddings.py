@@ -1,16 +1,19 @@
 """`OpenAIEmbeddings` over a pool: in order, and no request larger than an owner can serve."""
 
 import asyncio
+import json
 from itertools import pairwise
 from typing import Any
 
 import langchain_openai
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.integrations.langchain.conftest import PoolOf
+from tests.transport.odd_server import Seen, Send, odd_server, reply
 
-from keyfleet import KeyPool, Limits, Organization
+from keyfleet import CannotServe, KeyPool, Limits, Organization, PoolClosed
 from keyfleet._clock import SystemClock
 from keyfleet.testing import Fleet, MockProvider, Server, serve
 from langchain_keyfleet import OpenAIEmbeddings
@@ -64,6 +67,58 @@ def test_limits_that_are_not_known_yet_are_found_out(is_async: bool) -> None:
     assert len({tuple(vector) for vector in run}) == 61
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_closed_pool_says_so(pool: KeyPool, is_async: bool) -> None:
+    embed = vectors(pool)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        asyncio.run(embed.aembed_query("x")) if is_async else embed.embed_query("x")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_refusal_tells_which_limit_it_was(pool_of: PoolOf, is_async: bool) -> None:
+    embed = vectors(pool_of("acme", limits=Limits(rpm=1)), wait_timeout=0.01)
+    embed.embed_query("x")
+    with pytest.raises(openai.RateLimitError) as refused:
+        asyncio.run(embed.aembed_query("x")) if is_async else embed.embed_query("x")
+    error: BaseException = refused.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, CannotServe)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("telling", ["all", "none", "the first"])
+def test_servers_that_do_not_tell_what_was_used(is_async: bool, telling: str) -> None:
+    async def answer(seen: Seen, send: Send) -> None:
+        texts = json.loads(seen.body)["input"]
+        data = [
+            {"object": "embedding", "index": n, "embedding": [float(len(one))]}
+            for n, one in enumerate(texts)
+        ]
+        body: dict[str, Any] = {"object": "list", "data": data, "model": "m"}
+        if telling == "all" or (telling == "the first" and len(texts[0]) == 60):
+            body["usage"] = {"prompt_tokens": 15, "total_tokens": 15}
+        await reply(send, json.dumps(body).encode())
+
+    with odd_server() as odd:
+        odd.answer = answer
+        acme = Organization(
+            name="acme", keys=("sk-mock-acme-1",), base_url=odd.base_url, limits=Limits(tpm=100)
+        )
+        embed = vectors(KeyPool([acme]))
+        texts = ["a" * (60 + n) for n in range(3)]
+        run = asyncio.run
+        found = run(embed.aembed_documents(texts)) if is_async else embed.embed_documents(texts)
+        assert found == [[60.0], [61.0], [62.0]]
+        assert len(odd.seen) == 3
+        joined = embed.client.create(input=texts, model=SMALL)
+        if telling == "none":
+            assert getattr(joined, "usage", None) is None
+        else:
+            assert joined.usage.total_tokens == (45 if telling == "all" else 15)
+
+
 def test_what_was_split_is_numbered_as_one(pool_of: PoolOf) -> None:
     embed = vectors(pool_of(limits=Limits(rpm=6000, tpm=400)))
     answer = embed.client.create(input=["word " * 40] * 4, model=SMALL)
@@ -98,8 +153,6 @@ def test_packing_keeps_every_text_once_and_the_bound(texts: list[Any], most: flo
 async def test_one_failure_ends_the_others_and_is_raised(
     pool_of: PoolOf, provider: MockProvider
 ) -> None:
-    import openai
-
     from keyfleet.testing import Fault
 
     pool = pool_of(limits=Limits(rpm=6000, tpm=400))
