@@ -210,7 +210,7 @@ def _whole(response: Any) -> type | None:
     """Return the class of responses that are whole, of a family's own class."""
     if getattr(response(200, content=b"ok"), "_content", None) != b"ok":
         return None  # some later one that keeps bodies otherwise
-    return type("Response", (_Whole, response), {})
+    return type("Response", (_Whole, response), {"__module__": response.__module__})
 
 
 class _Whole:
