@@ -60,7 +60,7 @@ class FunctionPool:
         """Ask the function; a request hook of `httpx.Client`."""
         try:
             self._take(self._function())
-        except Exception as error:
+        except Exception as error:  # the SDK would hide it behind its own
             failed(error)
             raise
 
@@ -68,7 +68,7 @@ class FunctionPool:
         """Ask the function, in a thread if it may block; a request hook of `httpx.AsyncClient`."""
         try:
             self._take(await self._answer())
-        except Exception as error:
+        except Exception as error:  # as in `ask`
             failed(error)
             raise
 
