@@ -308,13 +308,12 @@ class Call:
             stream=self._stream,
             extensions=self._extensions,
         )
-        new: dict[bytes, bytes | None] = {**_REMOVED, b"host": host}
-        if self._gate.own_key:
-            new = {}
+        own_key = self._gate.own_key
+        new: dict[bytes, bytes | None] = {} if own_key else {**_REMOVED, b"host": host}
         for name, value in provider.credentials(key).items():
             if value is not None:
                 new[name.encode()] = value.encode()
-            elif not self._gate.own_key:
+            elif not own_key:
                 new[name.encode()] = None
         put(request.headers, new)
         return request
