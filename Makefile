@@ -36,7 +36,7 @@ setup-openai3: .venv-openai3/.synced  ## make .venv-openai3, the same with opena
 setup-litellm: .venv-litellm/.synced  ## make .venv-litellm, with LiteLLM and its proxy
 
 demo: .venv/.synced  ## the main job: a batch over a mock provider, with a table at the end
-	@$(BIN)/keyfleet demo
+	@$(BIN)/quotafleet demo
 
 test: .venv/.synced  ## run all tests (openai 2.x)
 	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/integrations/litellm $(ARGS)
@@ -45,7 +45,7 @@ test-openai3: .venv-openai3/.synced  ## run the tests of what stands on the SDK 
 	@$(BIN3)/python -m pytest $(PARALLEL) tests/transport tests/integrations/langchain $(ARGS)
 
 test-litellm: .venv-litellm/.synced  ## run the tests of the LiteLLM adapter, and mypy over it
-	@$(BINL)/mypy -p litellm_keyfleet
+	@$(BINL)/mypy -p litellm_quotafleet
 	@$(BINL)/python -m pytest $(PARALLEL) tests/integrations/litellm $(ARGS)
 
 # Another LiteLLM in the place of the locked one, on the locked dependencies: the newest asks for a
@@ -58,7 +58,7 @@ test-litellm-oldest test-litellm-newest: .venv-litellm-ends/.synced  ## run thos
 	test_router_async.py test_router_sync.py test_calls.py test_replace.py test_gate.py) $(ARGS)
 
 coverage: .venv/.synced  ## run the tests of core and pool: they must take every branch of _core
-	@$(BIN)/python -m pytest tests/core tests/pool --quiet --cov=keyfleet._core --cov-fail-under=100
+	@$(BIN)/python -m pytest tests/core tests/pool --quiet --cov=quotafleet._core --cov-fail-under=100
 
 test-upstream: .venv-upstream/.synced .venv-upstream3/.synced  ## run LangChain's own suites over the drop-ins and over stock: the outcomes must be the same
 	@$(BINU)/python tests/upstream/run.py --beside $(BINU3)/python $(ARGS)
@@ -78,10 +78,10 @@ contracts: .venv/.synced  ## import-linter: who may import whom
 bench: .venv/.synced  ## what a lease costs, and what a call costs more than without a pool
 	@$(BIN)/python benchmarks/overhead.py
 
-race: .venv-race/.synced  ## race keyfleet with what people use today: docs/race.md, docs/race.png (1 1/2 h)
+race: .venv-race/.synced  ## race quotafleet with what people use today: docs/race.md, docs/race.png (1 1/2 h)
 	@.venv-race/bin/python -m benchmarks.race --write $(ARGS)
 
-race-simulated: .venv/.synced  ## keyfleet's core alone in the same race, on a simulated clock
+race-simulated: .venv/.synced  ## quotafleet's core alone in the same race, on a simulated clock
 	@$(BIN)/python -m benchmarks.race.simulated $(ARGS)
 
 wheel: .uv-found  ## build the wheel into dist/
@@ -96,43 +96,43 @@ clean:  ## remove what was built, environments included
 # lock file; an environment that is there keeps its Python.
 
 .venv/.synced: $(LOCK) | .uv-found
-	@test -x $(BIN)/python || echo "keyfleet: setting up .venv with $(PYTHON)"
+	@test -x $(BIN)/python || echo "quotafleet: setting up .venv with $(PYTHON)"
 	@if test -x $(BIN)/python; then $(SYNC); else $(SYNC) --python "$(PYTHON)"; fi
 	@touch $@
 
 .venv-openai3/.synced: $(LOCK) | .uv-found
-	@test -x $(BIN3)/python || echo "keyfleet: setting up .venv-openai3 with $(PYTHON)"
+	@test -x $(BIN3)/python || echo "quotafleet: setting up .venv-openai3 with $(PYTHON)"
 	@if test -x $(BIN3)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-openai3 $(SYNC) --no-default-groups --group dev --group openai3 --group langchain "$$@"
 	@touch $@
 
 .venv-litellm/.synced: $(LOCK) | .uv-found
-	@test -x $(BINL)/python || echo "keyfleet: setting up .venv-litellm with $(PYTHON)"
+	@test -x $(BINL)/python || echo "quotafleet: setting up .venv-litellm with $(PYTHON)"
 	@if test -x $(BINL)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-litellm $(SYNC) --no-default-groups --group dev --group openai2 --group litellm "$$@"
 	@touch $@
 
 .venv-litellm-ends/.synced: $(LOCK) | .uv-found
-	@test -x $(BINLE)/python || echo "keyfleet: setting up .venv-litellm-ends with $(PYTHON)"
+	@test -x $(BINLE)/python || echo "quotafleet: setting up .venv-litellm-ends with $(PYTHON)"
 	@if test -x $(BINLE)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-litellm-ends $(SYNC) --no-default-groups --group dev --group openai2 --group litellm "$$@"
 	@touch $@
 
 .venv-upstream/.synced: $(LOCK) | .uv-found
-	@test -x $(BINU)/python || echo "keyfleet: setting up .venv-upstream with $(PYTHON)"
+	@test -x $(BINU)/python || echo "quotafleet: setting up .venv-upstream with $(PYTHON)"
 	@if test -x $(BINU)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-upstream $(SYNC) --no-default-groups --group dev --group openai2 \
 	--group upstream --group upstream-files "$$@"
 	@touch $@
 
 .venv-upstream3/.synced: $(LOCK) | .uv-found
-	@test -x $(BINU3)/python || echo "keyfleet: setting up .venv-upstream3 with $(PYTHON)"
+	@test -x $(BINU3)/python || echo "quotafleet: setting up .venv-upstream3 with $(PYTHON)"
 	@if test -x $(BINU3)/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-upstream3 $(SYNC) --no-default-groups --group dev --group openai3 --group upstream "$$@"
 	@touch $@
 
 .venv-race/.synced: $(LOCK) | .uv-found
-	@test -x .venv-race/bin/python || echo "keyfleet: setting up .venv-race with $(PYTHON)"
+	@test -x .venv-race/bin/python || echo "quotafleet: setting up .venv-race with $(PYTHON)"
 	@if test -x .venv-race/bin/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-race $(SYNC) --no-default-groups --group dev --group openai2 --group race "$$@"
 	@touch $@
@@ -140,16 +140,16 @@ clean:  ## remove what was built, environments included
 .PHONY: .python-found .uv-found print-uv
 .python-found:
 	@test -n "$(PYTHON)" || { \
-	echo "keyfleet needs Python 3.11 or newer, and found none: install one (python.org, your" >&2; \
+	echo "quotafleet needs Python 3.11 or newer, and found none: install one (python.org, your" >&2; \
 	echo "package manager or pyenv), or say where it is: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1; }
 
 .uv-found: | .python-found
 	@test "$(UV)" = uv || test -x .uv/bin/uv || { \
-	echo "keyfleet: fetching uv into .uv/"; \
+	echo "quotafleet: fetching uv into .uv/"; \
 	{ "$(PYTHON)" -m venv .uv && .uv/bin/python -m pip install --quiet 'uv>=0.8'; } || { \
 	rm -rf .uv; \
-	echo "keyfleet could not fetch uv with $(PYTHON): see above. Where that Python lacks venv or" >&2; \
+	echo "quotafleet could not fetch uv with $(PYTHON): see above. Where that Python lacks venv or" >&2; \
 	echo "ensurepip, install it (Debian: python3-venv), or install uv itself." >&2; \
 	exit 1; }; }
 

@@ -25,13 +25,13 @@ KEY = "sk-installed-0123456789abcdef"
 
 
 def plain() -> None:
-    import keyfleet
-    from keyfleet import Demand, KeyPool, Limits, Organization, Usage
+    import quotafleet
+    from quotafleet import Demand, KeyPool, Limits, Organization, Usage
 
     leaked = sorted(name for name in EXTRAS if name in sys.modules)
-    assert not leaked, f"import keyfleet pulls {', '.join(leaked)}"
-    for name in keyfleet.__all__:
-        assert getattr(keyfleet, name) is not None
+    assert not leaked, f"import quotafleet pulls {', '.join(leaked)}"
+    for name in quotafleet.__all__:
+        assert getattr(quotafleet, name) is not None
     acme = Organization(name="acme", keys=(KEY,), limits=Limits(rpm=1, tpm=1000))
     pool = KeyPool([acme])
     with pool.lease(Demand(model="m", input_tokens=3, output_tokens=4), timeout=1) as lease:
@@ -39,8 +39,8 @@ def plain() -> None:
         lease.settle(Usage(input_tokens=3, output_tokens=2))
     assert pool.eta(Demand(model="m")) > 0, "the second call of a minute must wait"
     assert pool.status().in_flight == 0
-    package = files("keyfleet")
-    for name in ("py.typed", "keyfleet.schema.json"):
+    package = files("quotafleet")
+    for name in ("py.typed", "quotafleet.schema.json"):
         assert package.joinpath(name).is_file(), f"{name} is not in the wheel"
     dicts = KeyPool.from_config({"organizations": [{"name": "acme", "keys": [KEY]}]})
     assert len(dicts.keys) == 1
@@ -48,8 +48,8 @@ def plain() -> None:
 
 def openai(major: str) -> None:
     assert version("openai").split(".")[0] == major, version("openai")
-    from keyfleet import KeyPool, Organization
-    from keyfleet.openai import AsyncOpenAI, OpenAI
+    from quotafleet import KeyPool, Organization
+    from quotafleet.openai import AsyncOpenAI, OpenAI
 
     pool = KeyPool([Organization(name="acme", keys=(KEY,), base_url="http://127.0.0.1:9/v1")])
     for client in (OpenAI(pool=pool), AsyncOpenAI(pool=pool)):
@@ -61,8 +61,8 @@ def openai(major: str) -> None:
 
 
 def cli() -> None:
-    Path("keyfleet.toml").write_text(CONFIG)
-    command = Path(sys.executable).with_name("keyfleet")
+    Path("quotafleet.toml").write_text(CONFIG)
+    command = Path(sys.executable).with_name("quotafleet")
     done = subprocess.run(
         [command, "check"],
         env={"ACME_KEY": KEY, "PATH": "", "COLUMNS": "120"},
@@ -71,9 +71,9 @@ def cli() -> None:
         check=False,
     )
     print(done.stdout, done.stderr)
-    assert done.returncode == 0, f"keyfleet check: exit code {done.returncode}"
+    assert done.returncode == 0, f"quotafleet check: exit code {done.returncode}"
     assert "acme" in done.stdout
-    assert KEY not in done.stdout + done.stderr, "keyfleet check shows a secret"
+    assert KEY not in done.stdout + done.stderr, "quotafleet check shows a secret"
     for name in ("batch", "check", "mock", "demo"):
         subprocess.run([command, name, "--help"], check=True, stdout=subprocess.DEVNULL)
 
@@ -82,4 +82,4 @@ CHECKS: dict[str, Callable[..., None]] = {"plain": plain, "openai": openai, "cli
 
 if __name__ == "__main__":
     CHECKS[sys.argv[1]](*sys.argv[2:])
-    print(f"{' '.join(sys.argv[1:])}: as it should be, keyfleet {version('keyfleet')}")
+    print(f"{' '.join(sys.argv[1:])}: as it should be, quotafleet {version('quotafleet')}")

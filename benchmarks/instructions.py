@@ -1,4 +1,4 @@
-"""What keyfleet costs in instructions, which no other load on the machine changes.
+"""What quotafleet costs in instructions, which no other load on the machine changes.
 
     python benchmarks/instructions.py
 
@@ -25,9 +25,9 @@ import openai
 from overhead import DEMAND, USAGE, chat, client_over, fleet_of_one, pool_of
 from pydantic import SecretStr
 
-import langchain_keyfleet
-from keyfleet import KeyPool, Organization
-from keyfleet.testing import MockSettings, serve_process
+import langchain_quotafleet
+from quotafleet import KeyPool, Organization
+from quotafleet.testing import MockSettings, serve_process
 
 #: Calls that are counted, and as many before them that aren't.
 LEASES: Final = 1_000
@@ -87,7 +87,7 @@ def chat_model(what: str, base_url: str, secret: str) -> langchain_openai.ChatOp
         key = SecretStr(secret)
         return langchain_openai.ChatOpenAI(model=name, api_key=key, base_url=base_url)
     acme = Organization(name="acme", keys=(secret,), base_url=base_url)
-    return langchain_keyfleet.ChatOpenAI(model=name, pool=KeyPool([acme]))
+    return langchain_quotafleet.ChatOpenAI(model=name, pool=KeyPool([acme]))
 
 
 def main() -> None:

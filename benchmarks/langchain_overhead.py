@@ -22,10 +22,10 @@ import langchain_openai
 from pydantic import SecretStr
 from turns import Compared, compare
 
-from keyfleet import KeyPool, Organization
-from keyfleet._core import claims
-from keyfleet.testing import Fleet, MockSettings, serve_process
-from langchain_keyfleet import ChatOpenAI
+from langchain_quotafleet import ChatOpenAI
+from quotafleet import KeyPool, Organization
+from quotafleet._core import claims
+from quotafleet.testing import Fleet, MockSettings, serve_process
 
 MODEL: Final = "gpt-4o-mini"
 KEY: Final = "sk-mock-acme-1"

@@ -2,7 +2,7 @@
 
     python benchmarks/langchain_saturation.py [--seconds 20]
 
-Three organizations of unequal size. keyfleet's drop-in has all of them; LangChain's own means are
+Three organizations of unequal size. quotafleet's drop-in has all of them; LangChain's own means are
 what its documentation offers: an `InMemoryRateLimiter` set to the sum of the limits, fallbacks
 from one key to the next, and `with_retry` around all of it. The fluid limit is the time in which
 the limits as a whole, full at the start, let so many requests through; nobody can be faster.
@@ -22,9 +22,9 @@ import langchain_openai
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from pydantic import SecretStr
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet.testing import Fleet, MockSettings, serve_process
-from langchain_keyfleet import ChatOpenAI
+from langchain_quotafleet import ChatOpenAI
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet.testing import Fleet, MockSettings, serve_process
 
 MODEL: Final = "gpt-4o-mini"
 RPM: Final = {"acme": 300, "birch": 180, "cedar": 120}
@@ -32,7 +32,7 @@ TPM: Final = 2_000_000
 
 
 def pooled(base_url: str) -> Any:
-    """Return keyfleet's drop-in over all owners."""
+    """Return quotafleet's drop-in over all owners."""
     pool = KeyPool(
         Organization(
             name=name,
@@ -101,7 +101,7 @@ def main() -> None:
     burst = sum(RPM.values())
     count = round(burst + fluid * burst / 60)
     print(f"{count} requests, full buckets of {burst}: at best {fluid:.1f} s")
-    for name, make in (("keyfleet", pooled), ("limiter + fallbacks + retry", stock)):
+    for name, make in (("quotafleet", pooled), ("limiter + fallbacks + retry", stock)):
         print(json.dumps(measured(name, make, count, fluid)))
 
 

@@ -1,9 +1,9 @@
-"""A batch larger than the quota: by two of LiteLLM's own strategies, and by keyfleet.
+"""A batch larger than the quota: by two of LiteLLM's own strategies, and by quotafleet.
 
     python benchmarks/litellm_saturation.py [--requests 152] [--rpm 30] [--owners 4]
         [--store redis://...] [--way ...]
 
-keyfleet comes three times: under LiteLLM's Router, as the plain function `acompletion`, and as
+quotafleet comes three times: under LiteLLM's Router, as the plain function `acompletion`, and as
 `completion` in threads.
 
 Prints, for each, how many requests were lost (the caller got an error), how many the provider
@@ -33,14 +33,14 @@ sys.path[0] = str(Path(__file__).parents[1])  # not this folder: one of its file
 import httpx
 import litellm
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet.testing import Fleet, serve_process
-from litellm_keyfleet import KeyfleetRouting, acompletion, completion
+from litellm_quotafleet import QuotafleetRouting, acompletion, completion
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet.testing import Fleet, serve_process
 
 MODEL = "gpt-4o-mini"
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
 SIMPLE, BY_USAGE = "simple-shuffle", "usage-based-routing-v2"
-ROUTER, PLAIN, THREADS = "keyfleet", "keyfleet-acompletion", "keyfleet-completion"
+ROUTER, PLAIN, THREADS = "quotafleet", "quotafleet-acompletion", "quotafleet-completion"
 WAYS = (SIMPLE, BY_USAGE, ROUTER, PLAIN, THREADS)
 #: Threads that share the batch of synchronous calls: more than LiteLLM can keep busy at once.
 WORKERS = 64
@@ -59,7 +59,7 @@ def deployments(keys: Sequence[str], base_url: str, rpm: int) -> list[Any]:
                 "api_base": base_url,
                 "rpm": rpm,
             },
-            "model_info": {"id": secret[-6:], "keyfleet_provider": "openai"},
+            "model_info": {"id": secret[-6:], "quotafleet_provider": "openai"},
         }
         for secret in keys
     ]
@@ -69,7 +69,7 @@ def by_router(way: str, models: list[Any], store: str) -> Batch:
     strategy = SIMPLE if way == ROUTER else way
     router: Any = litellm.Router(model_list=models, routing_strategy=strategy)
     if way == ROUTER:
-        KeyfleetRouting.install(router, store=store)
+        QuotafleetRouting.install(router, store=store)
     return gathered(lambda: router.acompletion("fast", MESSAGES))
 
 
@@ -138,7 +138,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rpm", type=int, default=30)
     parser.add_argument("--owners", type=int, default=4)
     parser.add_argument(
-        "--store", default="memory", help="keyfleet's: redis://... for a shared one"
+        "--store", default="memory", help="quotafleet's: redis://... for a shared one"
     )
     parser.add_argument("--way", choices=WAYS, help="only this one, as JSON")
     return parser.parse_args()

@@ -1,8 +1,8 @@
-"""What it costs to choose one of many deployments, by keyfleet and by LiteLLM's simple-shuffle.
+"""What it costs to choose one of many deployments, by quotafleet and by LiteLLM's simple-shuffle.
 
     python benchmarks/litellm_selection.py [--deployments 100]
 
-keyfleet's figure has everything in it: estimate, reservation, and the lease's end. Rounds of both
+quotafleet's figure has everything in it: estimate, reservation, and the lease's end. Rounds of both
 take turns in one process, and the median ratio counts, so that other load falls out.
 """
 
@@ -19,7 +19,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
 
-from litellm_keyfleet import KeyfleetRouting, _leases
+from litellm_quotafleet import QuotafleetRouting, _leases
 
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
 ROUND = 100
@@ -54,7 +54,7 @@ async def time_of(router: Any) -> float:
 
 async def compare(count: int, rounds: int) -> tuple[float, float, float]:
     plain, ours = router_of(count), router_of(count)
-    KeyfleetRouting.install(ours)
+    QuotafleetRouting.install(ours)
     await time_of(plain), await time_of(ours)
     pairs = [(await time_of(plain), await time_of(ours)) for _ in range(rounds)]
     return (
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--deployments", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
-    print(f"{'deployments':>12}{'simple-shuffle':>18}{'keyfleet':>14}{'ratio':>9}")
+    print(f"{'deployments':>12}{'simple-shuffle':>18}{'quotafleet':>14}{'ratio':>9}")
     for count in given.deployments:
         plain, ours, ratio = asyncio.run(compare(count, given.rounds))
         print(f"{count:>12}{plain * 1e6:>15.0f} us{ours * 1e6:>11.0f} us{ratio:>9.2f}")

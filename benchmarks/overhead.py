@@ -1,4 +1,4 @@
-"""What keyfleet costs: a lease and its settlement, and an SDK call over a pool.
+"""What quotafleet costs: a lease and its settlement, and an SDK call over a pool.
 
     python benchmarks/overhead.py
 
@@ -15,9 +15,9 @@ from collections.abc import Callable
 import openai
 from turns import compare
 
-from keyfleet import Demand, KeyPool, Limits, Organization, Usage
-from keyfleet.openai import OpenAI
-from keyfleet.testing import Fleet, MockSettings, serve_process
+from quotafleet import Demand, KeyPool, Limits, Organization, Usage
+from quotafleet.openai import OpenAI
+from quotafleet.testing import Fleet, MockSettings, serve_process
 
 DEMAND = Demand(model="gpt-4o-mini", input_tokens=120, output_tokens=80)
 USAGE = Usage(input_tokens=118, output_tokens=64)

@@ -32,9 +32,9 @@ import redis
 import redis.asyncio
 from tests.stores.redis_kit import TestServer, serving
 
-from keyfleet import ApiKey, Demand, Limits, Secret, Usage
-from keyfleet._core.claims import Claim, Reservation, Settlement
-from keyfleet.stores.redis import RedisStore
+from quotafleet import ApiKey, Demand, Limits, Secret, Usage
+from quotafleet._core.claims import Claim, Reservation, Settlement
+from quotafleet.stores.redis import RedisStore
 
 FLEET = Path(__file__).parents[1] / "tests" / "stores" / "fleet.py"
 

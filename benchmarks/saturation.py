@@ -18,9 +18,9 @@ from collections.abc import Mapping
 
 import httpx
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet.openai import AsyncOpenAI
-from keyfleet.testing import Fleet, MockSettings, serve_process
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet.openai import AsyncOpenAI
+from quotafleet.testing import Fleet, MockSettings, serve_process
 
 MODEL = "gpt-4o-mini"
 #: The second key of the first organization adds no capacity.

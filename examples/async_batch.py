@@ -7,9 +7,9 @@ import asyncio
 
 import openai
 
-from keyfleet import KeyPool
-from keyfleet.openai import AsyncOpenAI
-from keyfleet.testing import Fleet, serve
+from quotafleet import KeyPool
+from quotafleet.openai import AsyncOpenAI
+from quotafleet.testing import Fleet, serve
 
 CALLS = 130
 #: Together they admit 120 calls at once, and two more each second.
@@ -24,7 +24,7 @@ async def ask(client: AsyncOpenAI, number: int) -> str:
             model="gpt-4o-mini",
             messages=[{"role": "user", "content": f"What is {number} squared?"}],
             max_tokens=20,
-            extra_headers={"x-keyfleet-priority": "batch"},
+            extra_headers={"x-quotafleet-priority": "batch"},
         )
     except openai.RateLimitError as error:  # not within wait.timeout
         return f"not answered: {error}"

@@ -7,7 +7,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import tool
 
 # before: from langchain_openai import ChatOpenAI
-from langchain_keyfleet import ChatOpenAI, KeyfleetMiddleware
+from langchain_quotafleet import ChatOpenAI, QuotafleetMiddleware
 
 
 @tool
@@ -20,7 +20,7 @@ agent = create_agent(
     ChatOpenAI(model="gpt-4o-mini"),
     [weather],
     # Not needed: puts this agent's calls before those of a batch, and ends them after a minute.
-    middleware=[KeyfleetMiddleware(priority="interactive", deadline_after=60)],
+    middleware=[QuotafleetMiddleware(priority="interactive", deadline_after=60)],
 )
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     """Ask about the weather, and say which keys answered."""
     result = agent.invoke({"messages": [("user", "How is the weather in Oslo?")]})
     for message in result["messages"]:
-        by = message.response_metadata.get("keyfleet", {}).get("key_id", "")
+        by = message.response_metadata.get("quotafleet", {}).get("key_id", "")
         print(f"{message.type:6} {message.text or message.tool_calls} {by}")
 
 

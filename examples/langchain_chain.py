@@ -7,7 +7,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
 # before: from langchain_openai import ChatOpenAI
-from langchain_keyfleet import ChatOpenAI
+from langchain_quotafleet import ChatOpenAI
 
 prompt = ChatPromptTemplate.from_template("Say in five words what {thing} is.")
 chain = prompt | ChatOpenAI(model="gpt-4o-mini") | StrOutputParser()

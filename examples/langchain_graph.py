@@ -8,7 +8,7 @@ from typing import TypedDict
 from langgraph.graph import END, START, StateGraph
 
 # before: from langchain_openai import ChatOpenAI
-from langchain_keyfleet import ChatOpenAI
+from langchain_quotafleet import ChatOpenAI
 
 writer = ChatOpenAI(model="gpt-4o-mini", priority="batch")
 reviewer = ChatOpenAI(model="gpt-4o-mini", priority="interactive")

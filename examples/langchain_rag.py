@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 
 # before: from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from langchain_keyfleet import ChatOpenAI, OpenAIEmbeddings
+from langchain_quotafleet import ChatOpenAI, OpenAIEmbeddings
 
 TEXTS = [
     "An organization owns a quota; its keys share it.",

@@ -9,9 +9,9 @@ import os
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at import
 
-from keyfleet import KeyPool, Organization
-from keyfleet.testing import Fault, Fleet, MockProvider, SystemClock, serve
-from litellm_keyfleet import completion, embedding
+from litellm_quotafleet import completion, embedding
+from quotafleet import KeyPool, Organization
+from quotafleet.testing import Fault, Fleet, MockProvider, SystemClock, serve
 
 
 def main() -> None:

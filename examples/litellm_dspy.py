@@ -11,9 +11,9 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 
 import dspy
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet.testing import Fleet, MockProvider, SystemClock, serve
-from litellm_keyfleet import install
+from litellm_quotafleet import install
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet.testing import Fleet, MockProvider, SystemClock, serve
 
 #: What the mock says, in the form that DSPy reads.
 ANSWER = "[[ ## answer ## ]]\nA group under one command.\n\n[[ ## completed ## ]]"
@@ -34,7 +34,7 @@ def main() -> None:
             )
             for key in fleet.keys
         )
-        install(pool)  # the only line that is keyfleet's
+        install(pool)  # the only line that is quotafleet's
         dspy.configure(lm=dspy.LM("openai/gpt-4o-mini", engine="litellm", cache=False))
 
         answer = dspy.Predict("question -> answer")

@@ -1,4 +1,4 @@
-"""An existing LiteLLM Router over two owners, scheduled by keyfleet. Needs no account.
+"""An existing LiteLLM Router over two owners, scheduled by quotafleet. Needs no account.
 
 python examples/litellm_router.py
 """
@@ -12,8 +12,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 
 import litellm
 
-from keyfleet.testing import Fleet, MockProvider, SystemClock, serve
-from litellm_keyfleet import KeyfleetRouting
+from litellm_quotafleet import QuotafleetRouting
+from quotafleet.testing import Fleet, MockProvider, SystemClock, serve
 
 
 async def main(base_url: str, secrets: tuple[str, ...]) -> None:
@@ -28,12 +28,12 @@ async def main(base_url: str, secrets: tuple[str, ...]) -> None:
                     "api_base": base_url,
                     "rpm": 60,
                 },
-                "model_info": {"organization": f"org-{n}", "keyfleet_provider": "openai"},
+                "model_info": {"organization": f"org-{n}", "quotafleet_provider": "openai"},
             }
             for n, secret in enumerate(secrets)
         ]
     )
-    routing = KeyfleetRouting.install(router)
+    routing = QuotafleetRouting.install(router)
     messages = [{"role": "user", "content": "What is a fleet?"}]
     calls = (router.acompletion("fast", messages) for _ in range(122))
     answers = await asyncio.gather(*calls)

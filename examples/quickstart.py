@@ -3,15 +3,15 @@
 It talks to the mock provider, so it needs no key:  python examples/quickstart.py
 """
 
-from keyfleet import KeyPool
-from keyfleet.openai import OpenAI
-from keyfleet.testing import Fleet, serve
+from quotafleet import KeyPool
+from quotafleet.openai import OpenAI
+from quotafleet.testing import Fleet, serve
 
 MOCK = Fleet.simple({"acme": {"rpm": 500, "tpm": 200_000, "keys": 2}, "birch": {"rpm": 200}})
 
 
 def config(base_url: str) -> dict[str, object]:
-    """Return what keyfleet.toml would say; with real keys there is no `base_url`."""
+    """Return what quotafleet.toml would say; with real keys there is no `base_url`."""
     return {
         "organizations": [
             {

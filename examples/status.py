@@ -5,7 +5,16 @@ It sends nothing, so it needs no key:  python examples/status.py
 
 import threading
 
-from keyfleet import Demand, KeyPool, Limits, ModelLimits, Organization, Project, Usage, WaitTimeout
+from quotafleet import (
+    Demand,
+    KeyPool,
+    Limits,
+    ModelLimits,
+    Organization,
+    Project,
+    Usage,
+    WaitTimeout,
+)
 
 DEMAND = Demand(model="gpt-4o-mini", input_tokens=300, output_tokens=100)
 

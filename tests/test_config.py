@@ -11,9 +11,9 @@ from random import Random
 
 import pytest
 
-from keyfleet import ConfigError, KeyPool
-from keyfleet._limits import RULES, Limit
-from keyfleet.config import ReadableSecretWarning, json_schema, load, load_default
+from quotafleet import ConfigError, KeyPool
+from quotafleet._limits import RULES, Limit
+from quotafleet.config import ReadableSecretWarning, json_schema, load, load_default
 
 SECRET = "sk-test-0123456789-abcdefgh"
 OTHER = "sk-test-9876543210-hgfedcba"
@@ -38,7 +38,7 @@ def refused(given: Mapping[str, object] | Path) -> ConfigError:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "keyfleet.toml"
+    path = tmp_path / "quotafleet.toml"
     path.touch(mode=0o600)
     return path
 
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
-        *("KEYFLEET_CONFIG", "OPENAI_API_KEYS", "OPENAI_API_KEY_ACME_1"),
+        *("QUOTAFLEET_CONFIG", "OPENAI_API_KEYS", "OPENAI_API_KEY_ACME_1"),
         *("OPENAI_BASE_URL", "OPENAI_API_BASE"),
     ):
         monkeypatch.delenv(name, raising=False)
@@ -187,7 +187,7 @@ WRONG = {
         (organization(keys=[5]), "5"),
         (organization(keys=[{"secret": SECRET}]), "table"),
         (organization(keys=[""]), "empty"),
-        (organization(keys=["env:KEYFLEET_NO_SUCH"]), "KEYFLEET_NO_SUCH"),
+        (organization(keys=["env:QUOTAFLEET_NO_SUCH"]), "QUOTAFLEET_NO_SUCH"),
         (organization(keys=[f"env:{SECRET}"]), "env:"),
         (organization(keys=["evn:NAME"]), "evn:"),
         (organization(keys=["file:no-such.key"]), "no-such.key"),
@@ -314,13 +314,13 @@ def test_an_error_in_a_file_names_file_place_and_value(file: Path) -> None:
 
 
 def test_an_error_of_a_reference_in_a_file_names_the_file(file: Path) -> None:
-    file.write_text('[[organizations]]\nname = "acme"\nkeys = ["env:KEYFLEET_NO_SUCH"]\n')
+    file.write_text('[[organizations]]\nname = "acme"\nkeys = ["env:QUOTAFLEET_NO_SUCH"]\n')
     assert str(refused(file)).startswith(f"{file}: organizations[0].keys[0]: the variable")
 
 
 def test_money_is_exact(file: Path) -> None:
-    from keyfleet.config import _read
-    from keyfleet.config._schema import LimitsTable
+    from quotafleet.config import _read
+    from quotafleet.config._schema import LimitsTable
 
     file.write_text("spend = 0.10000000000000000001")
     assert _read(file) == {"spend": Decimal("0.10000000000000000001")}
@@ -398,7 +398,7 @@ def test_a_keyring_without_the_key_is_told(
 def test_a_missing_keyring_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)
     error = refused(config(organization(keys=["keyring:openai/acme"])))
-    assert "keyfleet[keyring]" in str(error)
+    assert "pip install keyring" in str(error)
 
 
 # The default pool
@@ -415,7 +415,7 @@ def test_the_variable_comes_before_the_file_before_the_keys(
     file.write_text(text.format("beside"))
     assert [one.name for one in load_default()["organizations"]] == ["beside"]
     (tmp_path / "named.toml").write_text(text.format("named"))
-    monkeypatch.setenv("KEYFLEET_CONFIG", str(tmp_path / "named.toml"))
+    monkeypatch.setenv("QUOTAFLEET_CONFIG", str(tmp_path / "named.toml"))
     assert [one.name for one in load_default()["organizations"]] == ["named"]
 
 
@@ -438,7 +438,7 @@ def test_no_configuration_names_all_three_ways(
         monkeypatch.setenv("OPENAI_API_KEYS", keys)
     with pytest.raises(ConfigError) as caught:
         load_default()
-    for way in ("KEYFLEET_CONFIG", "keyfleet.toml", "OPENAI_API_KEYS"):
+    for way in ("QUOTAFLEET_CONFIG", "quotafleet.toml", "OPENAI_API_KEYS"):
         assert way in str(caught.value)
 
 
@@ -453,11 +453,11 @@ def test_one_key_twice_in_the_variable_is_refused_there(monkeypatch: pytest.Monk
 
 
 def test_the_shipped_schema_is_up_to_date() -> None:
-    import keyfleet
+    import quotafleet
 
-    shipped = Path(keyfleet.__file__).with_name("keyfleet.schema.json")
+    shipped = Path(quotafleet.__file__).with_name("quotafleet.schema.json")
     assert json.loads(shipped.read_text("utf-8")) == json_schema(), (
-        "keyfleet check --schema > src/keyfleet/keyfleet.schema.json"
+        "quotafleet check --schema > src/quotafleet/quotafleet.schema.json"
     )
 
 
@@ -538,8 +538,8 @@ def test_a_store_that_is_none_is_told_without_its_password(store: object) -> Non
 def test_a_shared_store_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name in [name for name in sys.modules if name.startswith("keyfleet.stores.redis")]:
+    for name in [name for name in sys.modules if name.startswith("quotafleet.stores.redis")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(ConfigError, match=r"keyfleet\[redis\]"):
+    with pytest.raises(ConfigError, match=r"pip install redis"):
         load({**KEYED, "store": "redis://localhost/0"})

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-import keyfleet
+import quotafleet
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "src" / "keyfleet"
+PACKAGE = ROOT / "src" / "quotafleet"
 SOURCES = {
     path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))
 }
@@ -63,8 +63,8 @@ def broken(found: Iterator[str]) -> str:
 
 
 def test_face_is_sorted_and_there() -> None:
-    assert keyfleet.__all__ == sorted(set(keyfleet.__all__))
-    assert not [name for name in keyfleet.__all__ if not hasattr(keyfleet, name)]
+    assert quotafleet.__all__ == sorted(set(quotafleet.__all__))
+    assert not [name for name in quotafleet.__all__ if not hasattr(quotafleet, name)]
 
 
 def test_face_is_nothing_but_names_of_other_modules() -> None:
@@ -75,9 +75,9 @@ def test_face_is_nothing_but_names_of_other_modules() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", keyfleet.__all__)
+@pytest.mark.parametrize("name", quotafleet.__all__)
 def test_face_is_documented(name: str) -> None:
-    assert getattr(keyfleet, name).__doc__
+    assert getattr(quotafleet, name).__doc__
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     assert any(re.search(rf"\b{name}\b", page.read_text()) for page in pages), (
         f"neither README.md nor docs/ mentions {name}"
@@ -85,7 +85,7 @@ def test_face_is_documented(name: str) -> None:
 
 
 def test_plain_import_pulls_no_extra() -> None:
-    code = "import sys, keyfleet; print(*sys.modules)"
+    code = "import sys, quotafleet; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )
@@ -101,8 +101,24 @@ def test_version_is_that_of_the_changelog() -> None:
 def test_extra_all_holds_every_extra() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     (everything,) = extras["all"]
-    named = set(everything.removeprefix("keyfleet[").removesuffix("]").split(","))
+    named = set(everything.removeprefix("quotafleet[").removesuffix("]").split(","))
     assert named == set(extras) - {"all"}
+
+
+def test_no_file_has_the_former_name() -> None:
+    former = "key" + "fleet"
+    found = subprocess.run(
+        ["git", "grep", "--untracked", "-il", former],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    paths = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert not found.stdout.splitlines()
+    assert not [path for path in paths.stdout.splitlines() if former in path.lower()]
 
 
 # Floors and sizes

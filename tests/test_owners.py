@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keyfleet import ApiKey, ConfigError, Demand, KeyPool, Organization, Project, Secret
+from quotafleet import ApiKey, ConfigError, Demand, KeyPool, Organization, Project, Secret
 
 
 def key(key_id: str, secret: str = "", **fields: object) -> ApiKey:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet import tokens
-from keyfleet.tokens import CL100K, O200K, bytes4, cautious, counter, size, vocabulary
+from quotafleet import tokens
+from quotafleet.tokens import CL100K, O200K, bytes4, cautious, counter, size, vocabulary
 
 
 @given(st.text())
@@ -114,7 +114,7 @@ def ranks() -> bytes:
 
 
 def test_a_vocabulary_that_is_there_is_used(no_cache: Path) -> None:
-    module = pytest.importorskip("keyfleet._tiktoken", exc_type=ImportError)
+    module = pytest.importorskip("quotafleet._tiktoken", exc_type=ImportError)
     path = no_cache / "vocabulary"
     path.write_bytes(ranks())
     count = module.counter({O200K: path}, vocabulary_of=vocabulary, fallback=bytes4, dense=cautious)

@@ -15,7 +15,7 @@ from benchmarks.fleet.figures import Figures, Run
 from benchmarks.fleet.order import Order
 from tests.stores.redis_kit import TestServer, serving
 
-from keyfleet.testing import MockSettings, serve_process
+from quotafleet.testing import MockSettings, serve_process
 
 ROOT: Final = Path(__file__).parents[2]
 #: What a client sends; what scripts call in the server isn't a command of anybody's.

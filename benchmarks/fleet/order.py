@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from keyfleet.testing import Fleet
+from quotafleet.testing import Fleet
 
 MODEL: Final = "gpt-4o-mini"
 #: Unequal owners, by requests a minute. A token limit of theirs stands beside it and doesn't bind.

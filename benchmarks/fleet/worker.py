@@ -17,9 +17,9 @@ from collections import Counter
 import openai as stock
 from benchmarks.fleet.order import MODEL, TPM, Order
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet.openai import AsyncOpenAI
-from keyfleet.stores.redis import RedisStore
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet.openai import AsyncOpenAI
+from quotafleet.stores.redis import RedisStore
 
 
 def pool_of(order: Order, store: RedisStore, base_url: str) -> KeyPool:

@@ -1,11 +1,11 @@
-"""keyfleet against what people use today, scenario by scenario.
+"""quotafleet against what people use today, scenario by scenario.
 
     python -m benchmarks.race [--scenario NAME] [--contender NAME] [--quick] [--seconds S] [--write]
 
 Prints a line for each race; `--write` makes `docs/race.md`, `docs/race.png` and the
-README's table of them. A race of keyfleet's is run again on a simulated clock, with a client that
+README's table of them. A race of quotafleet's is run again on a simulated clock, with a client that
 takes as long for each call as the real one did, and told beside it. The whole
-takes about an hour and a half. `python -m benchmarks.race.simulated` runs keyfleet's core
+takes about an hour and a half. `python -m benchmarks.race.simulated` runs quotafleet's core
 alone through the same scenarios on a simulated clock, in seconds.
 """
 

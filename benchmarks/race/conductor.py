@@ -16,7 +16,7 @@ from typing import Any, Final
 from benchmarks.race.result import Result
 from benchmarks.race.scenarios import MODEL, Scenario
 
-from keyfleet.testing import ServerProcess, serve_process
+from quotafleet.testing import ServerProcess, serve_process
 
 ROOT: Final = Path(__file__).parents[2]
 #: A contender that isn't done after so many times the bound has lost what is left.

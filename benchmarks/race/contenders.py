@@ -1,4 +1,4 @@
-"""Who races: keyfleet under three frameworks, and what those frameworks' users do without it.
+"""Who races: quotafleet under three frameworks, and what those frameworks' users do without it.
 
 Each is a function that makes `ask`, which sends one job and returns once it is answered, or raises.
 All are told the same limits, wait as long for an answer, and may make as many attempts. What is
@@ -26,7 +26,7 @@ def prompt(job: Job) -> str:
 
 
 def _pool(scenario: Scenario, base_url: str) -> Any:
-    from keyfleet import KeyPool, Limits, Organization
+    from quotafleet import KeyPool, Limits, Organization
 
     told = scenario.told or {}
     return KeyPool(
@@ -45,9 +45,9 @@ def _asked(client: Any, job: Job) -> Awaitable[object]:
     return done
 
 
-def keyfleet_openai(scenario: Scenario, base_url: str) -> Ask:
-    """keyfleet under the OpenAI SDK."""
-    from keyfleet.openai import AsyncOpenAI
+def quotafleet_openai(scenario: Scenario, base_url: str) -> Ask:
+    """quotafleet under the OpenAI SDK."""
+    from quotafleet.openai import AsyncOpenAI
 
     client = AsyncOpenAI(pool=_pool(scenario, base_url), timeout=scenario.timeout)
     return lambda job: _asked(client, job)
@@ -59,9 +59,9 @@ def _invoked(llm: Any, job: Job) -> Awaitable[object]:
     return done
 
 
-def keyfleet_langchain(scenario: Scenario, base_url: str) -> Ask:
-    """keyfleet under LangChain."""
-    from langchain_keyfleet import ChatOpenAI
+def quotafleet_langchain(scenario: Scenario, base_url: str) -> Ask:
+    """quotafleet under LangChain."""
+    from langchain_quotafleet import ChatOpenAI
 
     llm = ChatOpenAI(model=MODEL, pool=_pool(scenario, base_url), timeout=scenario.timeout)
     return lambda job: _invoked(llm, job)
@@ -84,7 +84,7 @@ def _router(scenario: Scenario, base_url: str, **settings: Any) -> Any:
             "api_base": base_url,
             **{limit: told[limit] for limit in ("rpm", "tpm") if limit in told},
         }
-        facts = {"id": name, "keyfleet_provider": "openai", "organization": name}
+        facts = {"id": name, "quotafleet_provider": "openai", "organization": name}
         models.append({"model_name": "fast", "litellm_params": params, "model_info": facts})
     return litellm.Router(model_list=models, num_retries=ATTEMPTS - 1, **settings)
 
@@ -96,12 +96,12 @@ def _routed(router: Any, job: Job) -> Awaitable[object]:
     return done
 
 
-def keyfleet_litellm(scenario: Scenario, base_url: str) -> Ask:
-    """keyfleet under LiteLLM's Router."""
-    from litellm_keyfleet import KeyfleetRouting
+def quotafleet_litellm(scenario: Scenario, base_url: str) -> Ask:
+    """quotafleet under LiteLLM's Router."""
+    from litellm_quotafleet import QuotafleetRouting
 
     router = _router(scenario, base_url, timeout=scenario.timeout)
-    KeyfleetRouting.install(router, wait_timeout=600.0)
+    QuotafleetRouting.install(router, wait_timeout=600.0)
     return lambda job: _routed(router, job)
 
 
@@ -179,9 +179,9 @@ def tenacity_cycle(scenario: Scenario, base_url: str) -> Ask:
 
 #: Every contender, by the name for ``--contender``, with its title for the table.
 CONTENDERS: Final[dict[str, tuple[str, Callable[[Scenario, str], Ask]]]] = {
-    "keyfleet-openai": ("keyfleet, OpenAI SDK", keyfleet_openai),
-    "keyfleet-langchain": ("keyfleet, LangChain", keyfleet_langchain),
-    "keyfleet-litellm": ("keyfleet, LiteLLM", keyfleet_litellm),
+    "quotafleet-openai": ("quotafleet, OpenAI SDK", quotafleet_openai),
+    "quotafleet-langchain": ("quotafleet, LangChain", quotafleet_langchain),
+    "quotafleet-litellm": ("quotafleet, LiteLLM", quotafleet_litellm),
     "litellm-shuffle": ("LiteLLM simple-shuffle", litellm_shuffle),
     "litellm-usage": ("LiteLLM usage-based-v2", litellm_usage),
     "litellm-enforced": ("LiteLLM enforced limits", litellm_enforced),
@@ -190,4 +190,4 @@ CONTENDERS: Final[dict[str, tuple[str, Callable[[Scenario, str], Ask]]]] = {
 }
 
 #: Those that are the production core, which runs on a simulated clock too.
-SIMULATED: Final = frozenset(name for name in CONTENDERS if name.startswith("keyfleet"))
+SIMULATED: Final = frozenset(name for name in CONTENDERS if name.startswith("quotafleet"))

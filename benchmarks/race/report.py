@@ -28,7 +28,7 @@ then on. Latency, the client's own work, and what an indivisible last call leave
 it. 1.00 is perfect; where calls were lost it says nothing, since less was done. **refused** are
 answers that told of a limit, per hundred calls; **lost** are calls that ended in an error, or not
 within one and a half times the bound; **CPU** is milliseconds of the contender's process a call.
-**simulated** is the same race by keyfleet's core alone on a simulated clock, with a client that
+**simulated** is the same race by quotafleet's core alone on a simulated clock, with a client that
 works as long on each call as the real one did.
 
 A client keeps {at_a_time} calls under way, those that wait included, as batch runners do. An answer

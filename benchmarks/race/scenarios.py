@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.race.bound import Supply, fluid_bound
 
-from keyfleet.testing import Fleet, MockSettings, ModelSpec
+from quotafleet.testing import Fleet, MockSettings, ModelSpec
 
 MODEL: Final = "gpt-4o-mini"
 #: Seconds that a contender's client waits for an answer: long, since the machine may be busy.

@@ -17,16 +17,16 @@ from typing import Any, Final
 from benchmarks.race.result import Result
 from benchmarks.race.scenarios import AT_A_TIME, MODEL, SCENARIOS, Job, Scenario
 
-from keyfleet import Demand, KeyPool, Limits, Organization, RetryPolicy, Usage
-from keyfleet._core.effects import Send
-from keyfleet._core.flow import Reply
-from keyfleet._lease import Lease
-from keyfleet._outcome import OK, Kind, Outcome
-from keyfleet.errors import CannotServe
-from keyfleet.simulate import Process, Simulation
-from keyfleet.strategies import strategy
-from keyfleet.testing import Ask, Call, FakeClock, MockProvider
-from keyfleet.testing.mock.faults import read_faults
+from quotafleet import Demand, KeyPool, Limits, Organization, RetryPolicy, Usage
+from quotafleet._core.effects import Send
+from quotafleet._core.flow import Reply
+from quotafleet._lease import Lease
+from quotafleet._outcome import OK, Kind, Outcome
+from quotafleet.errors import CannotServe
+from quotafleet.simulate import Process, Simulation
+from quotafleet.strategies import strategy
+from quotafleet.testing import Ask, Call, FakeClock, MockProvider
+from quotafleet.testing.mock.faults import read_faults
 
 #: Seconds of the client's own work on each call: what the OpenAI SDK takes of a middling processor.
 WORK: Final = 0.003

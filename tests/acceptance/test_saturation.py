@@ -1,4 +1,4 @@
-"""What keyfleet promises: almost no refusal, nothing lost. How fast: `benchmarks/saturation.py`.
+"""What quotafleet promises: almost no refusal, nothing lost. How fast: `benchmarks/saturation.py`.
 
 Real SDK, real sockets, real time; the provider is the mock, in a process of its own.
 """
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from benchmarks.saturation import FAULTS, SICK, UNEQUAL, batch, pool_of, rejected
 
-from keyfleet.testing import Fleet, MockSettings, serve_process
+from quotafleet.testing import Fleet, MockSettings, serve_process
 
 pytestmark = [pytest.mark.realtime, pytest.mark.timeout(180)]
 

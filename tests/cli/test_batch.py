@@ -1,4 +1,4 @@
-"""`keyfleet batch` end to end, over HTTP: no line lost, none twice, whatever happens."""
+"""`quotafleet batch` end to end, over HTTP: no line lost, none twice, whatever happens."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fault, Fleet, Match, MockProvider, MockSettings, serve
+from quotafleet._clock import SystemClock
+from quotafleet.testing import Fault, Fleet, Match, MockProvider, MockSettings, serve
 
 LIMITS = {"rpm": 60_000, "tpm": 10_000_000}
 
@@ -67,7 +67,7 @@ class Batch:
         self.source.write_text("\n".join(lines) + "\n")
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "error", "-m", "keyfleet.cli", "batch"]
+        command = [sys.executable, "-W", "error", "-m", "quotafleet.cli", "batch"]
         command += [str(self.source), str(self.target), "--config", str(self.config), *options]
         return subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""`keyfleet check` says what a configuration means, shows no secret, and exits with 2 if wrong."""
+"""`quotafleet check` says what a configuration means, shows no secret, exits with 2 if wrong."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from keyfleet.config import json_schema
+from quotafleet.config import json_schema
 
 SECRETS = [f"sk-proj-{letter * 40}{number}" for number, letter in enumerate("abc", start=1000)]
 
@@ -27,7 +27,7 @@ keys = ["file:research.key"]
 
 
 def check(*arguments: object) -> Result:
-    from keyfleet.cli._app import app
+    from quotafleet.cli._app import app
 
     return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
         app, ["check", *map(str, arguments)]
@@ -36,7 +36,7 @@ def check(*arguments: object) -> Result:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("KEYFLEET_CONFIG", "OPENAI_API_KEYS", "OPENAI_BASE_URL"):
+    for name in ("QUOTAFLEET_CONFIG", "OPENAI_API_KEYS", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CHECK_KEY", SECRETS[1])
     monkeypatch.chdir(tmp_path)
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_one_message_and_exit_code_2(
 def test_no_configuration_at_all_names_the_three_ways() -> None:
     done = check()
     assert done.exit_code == 2
-    assert "KEYFLEET_CONFIG" in done.stderr
+    assert "QUOTAFLEET_CONFIG" in done.stderr
 
 
 def test_the_default_pool_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

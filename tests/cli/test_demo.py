@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from keyfleet.cli import _demo as demo
-from keyfleet.cli.demo import REQUESTS
+from quotafleet.cli import _demo as demo
+from quotafleet.cli.demo import REQUESTS
 
 
 @pytest.mark.realtime
@@ -36,7 +36,7 @@ def test_the_demo_fits_into_a_minute() -> None:
 
 
 def test_all_requests_cost_the_same_as_the_limits_of_tokens_assume() -> None:
-    from keyfleet.providers import provider
+    from quotafleet.providers import provider
 
     lines = {
         provider("openai").plan("POST", "chat/completions", "application/json", body).demand.tokens

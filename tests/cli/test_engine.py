@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet import ConfigError
-from keyfleet.cli._engine import Tally, run
-from keyfleet.cli._lines import Request
-from keyfleet.cli._output import Answer, Failure, Output
+from quotafleet import ConfigError
+from quotafleet.cli._engine import Tally, run
+from quotafleet.cli._lines import Request
+from quotafleet.cli._output import Answer, Failure, Output
 
 OK = Answer(status_code=200, request_id="req_1", body={"said": "中\u2028\ud800"})
 BAD = Answer(status_code=400, request_id="req_2", body={"error": {"message": "no"}})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet.cli._lines import Digests, LineError, parse, survey
+from quotafleet.cli._lines import Digests, LineError, parse, survey
 
 
 def line(custom_id: object = "a", **changes: object) -> dict[str, object]:

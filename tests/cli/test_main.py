@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from keyfleet import cli
-from keyfleet.cli._console import duration, number, plural
+from quotafleet import cli
+from quotafleet.cli._console import duration, number, plural
 
 
 def test_help_names_every_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "keyfleet.cli", "--help"],
+        [sys.executable, "-W", "error", "-m", "quotafleet.cli", "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -22,7 +22,7 @@ def test_help_names_every_command() -> None:
 
 @pytest.mark.parametrize("missing", ["typer", "rich", "openai"])
 def test_a_missing_extra_is_one_line_that_names_it(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from keyfleet.cli import main; main()"
+    code = f"import sys; sys.modules[{missing!r}] = None; from quotafleet.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "demo", "--requests", "1"],
         capture_output=True,
@@ -31,13 +31,13 @@ def test_a_missing_extra_is_one_line_that_names_it(missing: str) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        f"keyfleet: {missing} is missing: pip install 'keyfleet[cli]'"
+        f"quotafleet: {missing} is missing: in the checkout, pip install '.[cli]'"
     )
     assert "Traceback" not in done.stderr
 
 
 def test_what_is_missing_and_no_extra_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "keyfleet.cli._app", None)
+    monkeypatch.setitem(sys.modules, "quotafleet.cli._app", None)
     with pytest.raises(ModuleNotFoundError):
         cli.main()
 

@@ -1,4 +1,4 @@
-"""`keyfleet mock` runs a provider that the printed variables reach."""
+"""`quotafleet mock` runs a provider that the printed variables reach."""
 
 import json
 import os
@@ -21,7 +21,7 @@ keys = { acme-1 = "sk-mock-acme-1", hidden = "sk-proj-secret-of-somebody" }
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "keyfleet.cli", "mock", *map(str, arguments)]
+    return [sys.executable, "-W", "error", "-m", "quotafleet.cli", "mock", *map(str, arguments)]
 
 
 @contextmanager

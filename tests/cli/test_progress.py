@@ -6,15 +6,15 @@ import io
 import pytest
 from rich.console import Console
 
-from keyfleet import Demand, KeyPool
-from keyfleet.cli import _progress
-from keyfleet.cli._engine import Tally
-from keyfleet.cli._progress import Meter, drawn, plain, watch
-from keyfleet.testing.clock import FakeClock
+from quotafleet import Demand, KeyPool
+from quotafleet.cli import _progress
+from quotafleet.cli._engine import Tally
+from quotafleet.cli._progress import Meter, drawn, plain, watch
+from quotafleet.testing.clock import FakeClock
 
 
 def fleet(owners: int, clock: FakeClock) -> KeyPool:
-    from keyfleet import Limits, Organization
+    from quotafleet import Limits, Organization
 
     return KeyPool(
         [

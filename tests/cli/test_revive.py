@@ -1,4 +1,4 @@
-"""`keyfleet revive` puts back into use, in all processes, what a fleet leaves alone."""
+"""`quotafleet revive` puts back into use, in all processes, what a fleet leaves alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.stores.redis_kit import TestServer, serving
 from tests.stores.test_redis_health import eventually
 from typer.testing import CliRunner, Result
 
-from keyfleet import Demand, KeyPool, Limits, Organization
-from keyfleet._outcome import Kind, Outcome
-from keyfleet.stores.redis import RedisStore, read_fleet
+from quotafleet import Demand, KeyPool, Limits, Organization
+from quotafleet._outcome import Kind, Outcome
+from quotafleet.stores.redis import RedisStore, read_fleet
 
 SECRET = "sk-proj-abcdefghijklmnop0123456789"
 NAMES = count()
@@ -28,7 +28,7 @@ def server() -> Iterator[TestServer]:
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("KEYFLEET_CONFIG", raising=False)
+    monkeypatch.delenv("QUOTAFLEET_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -38,7 +38,7 @@ def namespace() -> str:
 
 
 def revive(*arguments: object) -> Result:
-    from keyfleet.cli._app import app
+    from quotafleet.cli._app import app
 
     done = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
         app, ["revive", *map(str, arguments)]

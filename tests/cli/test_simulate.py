@@ -1,4 +1,4 @@
-"""`keyfleet simulate` tells what a fleet would do, needs no key, and names what is wrong."""
+"""`quotafleet simulate` tells what a fleet would do, needs no key, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from keyfleet.cli._forecast import Forecast, forecast
-from keyfleet.cli._traffic import Arrival, drawn
-from keyfleet.cli._world import configured
-from keyfleet.errors import ConfigError
-from keyfleet.testing import MockSettings
+from quotafleet.cli._forecast import Forecast, forecast
+from quotafleet.cli._traffic import Arrival, drawn
+from quotafleet.cli._world import configured
+from quotafleet.errors import ConfigError
+from quotafleet.testing import MockSettings
 
 MODEL = "gpt-4o-mini"
 SECRET = "sk-proj-abcdefghijklmnop0123456789"
@@ -45,7 +45,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def simulate(*arguments: object) -> Result:
-    from keyfleet.cli._app import app
+    from quotafleet.cli._app import app
 
     return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
         app, ["simulate", *map(str, arguments)]
@@ -240,7 +240,7 @@ def test_a_picture_needs_matplotlib(fleet: Path, tmp_path: Path) -> None:
 
 def test_a_picture_is_drawn(fleet: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from keyfleet.cli._plot import draw
+    from quotafleet.cli._plot import draw
 
     told = run(fleet, at_once(300))
     draw(told, tmp_path / "use.png")

@@ -1,4 +1,4 @@
-"""`keyfleet status` shows a live fleet, tells what is wrong in one line, and never a password."""
+"""`quotafleet status` shows a live fleet, tells what is wrong in one line, and never a password."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from tests.stores.redis_kit import TestServer, serving
 from typer.testing import CliRunner, Result
 
-from keyfleet import Demand, KeyPool, Limits, Organization
-from keyfleet._outcome import Kind, Outcome
-from keyfleet.stores.redis import RedisStore
+from quotafleet import Demand, KeyPool, Limits, Organization
+from quotafleet._outcome import Kind, Outcome
+from quotafleet.stores.redis import RedisStore
 
 SECRET = "sk-proj-abcdefghijklmnop0123456789"
 PASSWORD = "pass-word-of-tests"
@@ -47,13 +47,13 @@ def pool(url: str) -> Iterator[KeyPool]:
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("KEYFLEET_CONFIG", "OPENAI_API_KEYS"):
+    for name in ("QUOTAFLEET_CONFIG", "OPENAI_API_KEYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
 def status(*arguments: object) -> Result:
-    from keyfleet.cli._app import app
+    from quotafleet.cli._app import app
 
     runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
     done = runner.invoke(app, ["status", *map(str, arguments)])
@@ -98,7 +98,7 @@ def test_the_store_comes_from_a_configuration_whose_keys_are_not_there(
     pool: KeyPool, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STATUS_STORE", url)
-    file = tmp_path / "keyfleet.toml"
+    file = tmp_path / "quotafleet.toml"
     file.write_text(
         'store = { url = "env:STATUS_STORE", namespace = "team" }\n'
         '[[organizations]]\nname = "acme"\nkeys = ["env:NOT_SET_ANYWHERE"]\n'
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_one_message_and_exit_code_2(
 def test_watching_shows_it_again_until_it_is_interrupted(
     pool: KeyPool, url: str, form: tuple[str, ...], terminal: bool
 ) -> None:
-    command = [sys.executable, "-m", "keyfleet.cli", "status", "--namespace", "team", "--watch"]
+    command = [sys.executable, "-m", "quotafleet.cli", "status", "--namespace", "team", "--watch"]
     forced = {"FORCE_COLOR": "1"} if terminal else {}
     watching = subprocess.Popen(
         [*command, "--store", "env:STATUS_STORE", "--every", "0.1", *form],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keyfleet._core import routes
+from quotafleet._core import routes
 
 
 @pytest.fixture(scope="module", params=["a look at each", "a frontier"])

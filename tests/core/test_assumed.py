@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from keyfleet import Limits
-from keyfleet._core.account import Account
-from keyfleet._core.assumed import CUT, FEWEST, GROWTH
-from keyfleet._core.claims import Claim, Reservation, Settlement
-from keyfleet._core.ledger import UNKNOWN_REFUSAL, Ledger
-from keyfleet._limits import MINUTE, Costs, Metric
-from keyfleet._outcome import OK, Kind, Outcome, Reading
+from quotafleet import Limits
+from quotafleet._core.account import Account
+from quotafleet._core.assumed import CUT, FEWEST, GROWTH
+from quotafleet._core.claims import Claim, Reservation, Settlement
+from quotafleet._core.ledger import UNKNOWN_REFUSAL, Ledger
+from quotafleet._limits import MINUTE, Costs, Metric
+from quotafleet._outcome import OK, Kind, Outcome, Reading
 
 ONE: Costs = (1, 0, 0, 0, 0, 1, 0)
 NONE: Costs = (1, 0, 0, 0, 0, 0, 0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.core.test_booking import INF, BookingStore, World
 
-from keyfleet import WaitTimeout
-from keyfleet._core.claims import Answer, Away, Claim, Short
-from keyfleet._core.effects import Wait
-from keyfleet._core.health import Event
+from quotafleet import WaitTimeout
+from quotafleet._core.claims import Answer, Away, Claim, Short
+from quotafleet._core.effects import Wait
+from quotafleet._core.health import Event
 
 
 class AwayStore(BookingStore):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from keyfleet import Demand, KeyPool, Limits, Organization, Usage
-from keyfleet._core.claims import Answer, Claim, Reservation, Settlement, Short, State
-from keyfleet._core.effects import Reserve, Wait
-from keyfleet._core.queue import Ticket
-from keyfleet.stores import MemoryStore
-from keyfleet.testing.clock import FakeClock
+from quotafleet import Demand, KeyPool, Limits, Organization, Usage
+from quotafleet._core.claims import Answer, Claim, Reservation, Settlement, Short, State
+from quotafleet._core.effects import Reserve, Wait
+from quotafleet._core.queue import Ticket
+from quotafleet.stores import MemoryStore
+from quotafleet.testing.clock import FakeClock
 
 INF = float("inf")
 
@@ -257,7 +257,7 @@ def test_a_booking_on_an_owner_that_fell_ill_is_dropped() -> None:
     assert head.booking is not None
     account = head.booking.account
     subject = world.scheduler.fleet.subject(f"organization {account.organization}")
-    from keyfleet._core.health import Event
+    from quotafleet._core.health import Event
 
     world.scheduler.conditions._tell(subject, Event.KILL, world.now)
     world.step(head)
@@ -332,7 +332,7 @@ def test_a_due_booking_on_an_owner_that_fell_ill_is_not_used() -> None:
     head = world.enter(600)
     due = world.wait(head)
     assert head.booking is not None
-    from keyfleet._core.health import Event
+    from quotafleet._core.health import Event
 
     subject = world.scheduler.fleet.subject(f"organization {head.booking.account.organization}")
     world.scheduler.conditions._tell(subject, Event.PARK, world.now)

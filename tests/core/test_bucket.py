@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet import Limit
-from keyfleet._core.bucket import (
+from quotafleet import Limit
+from quotafleet._core.bucket import (
     LEAST_MARGIN,
     MARGIN,
     REGROWTH_PER_SECOND,
@@ -18,7 +18,7 @@ from keyfleet._core.bucket import (
     WARY_SECONDS,
     Bucket,
 )
-from keyfleet._limits import DAY, MINUTE, Metric
+from quotafleet._limits import DAY, MINUTE, Metric
 
 LIMITS = st.floats(1, 1e8)
 

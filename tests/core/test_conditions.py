@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from math import inf
 
-from keyfleet import Organization
-from keyfleet._core.account import Account
-from keyfleet._core.conditions import Conditions
-from keyfleet._core.fleet import Fleet
-from keyfleet._core.health import News, State
-from keyfleet._core.routes import Route
-from keyfleet._owners import Owners
+from quotafleet import Organization
+from quotafleet._core.account import Account
+from quotafleet._core.conditions import Conditions
+from quotafleet._core.fleet import Fleet
+from quotafleet._core.health import News, State
+from quotafleet._core.routes import Route
+from quotafleet._owners import Owners
 
 
 def test_one_instant_says_when_time_moves_the_next_subject() -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet import Demand, Limits
-from keyfleet._core.account import Account
-from keyfleet._core.claims import Claim, Reservation
-from keyfleet._core.frontier import AT_A_TIME, Frontier, size_of
-from keyfleet._core.ledger import Ledger
+from quotafleet import Demand, Limits
+from quotafleet._core.account import Account
+from quotafleet._core.claims import Claim, Reservation
+from quotafleet._core.frontier import AT_A_TIME, Frontier, size_of
+from quotafleet._core.ledger import Ledger
 
 NAMES = tuple(f"o{number}" for number in range(40))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet._core.health import (
+from quotafleet._core.health import (
     ASK_FOR,
     FAULTS_OF_FLAKY,
     FAULTS_TO_OPEN,
@@ -29,7 +29,7 @@ from keyfleet._core.health import (
     rests_for,
     told_by,
 )
-from keyfleet._outcome import Kind, Outcome
+from quotafleet._outcome import Kind, Outcome
 
 #: The states that don't end by themselves.
 LASTING = (State.CLOSED, State.HALF_OPEN, State.DEAD)

@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from keyfleet import Demand, Limit, Limits, Usage
-from keyfleet._core.account import Account
-from keyfleet._core.bucket import MARGIN, WARY_LEAD
-from keyfleet._core.claims import (
+from quotafleet import Demand, Limit, Limits, Usage
+from quotafleet._core.account import Account
+from quotafleet._core.bucket import MARGIN, WARY_LEAD
+from quotafleet._core.claims import (
     RECENT,
     Claim,
     Guard,
@@ -22,9 +22,9 @@ from keyfleet._core.claims import (
     Short,
     State,
 )
-from keyfleet._core.ledger import Ledger
-from keyfleet._limits import DAY, MINUTE, Costs, Metric
-from keyfleet._outcome import Kind, Outcome, Reading
+from quotafleet._core.ledger import Ledger
+from quotafleet._limits import DAY, MINUTE, Costs, Metric
+from quotafleet._outcome import Kind, Outcome, Reading
 
 ONE = Demand(model="m", input_tokens=80, output_tokens=20).costs
 

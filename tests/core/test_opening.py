@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet import Limit
-from keyfleet._core.account import Account
-from keyfleet._core.bucket import Bucket
-from keyfleet._core.health import Subject
-from keyfleet._core.opening import (
+from quotafleet import Limit
+from quotafleet._core.account import Account
+from quotafleet._core.bucket import Bucket
+from quotafleet._core.health import Subject
+from quotafleet._core.opening import (
     FIRST,
     GROWTH,
     PROBED,
@@ -28,8 +28,8 @@ from keyfleet._core.opening import (
     Opening,
     Openings,
 )
-from keyfleet._limits import Costs
-from keyfleet._outcome import OK, Kind, Outcome
+from quotafleet._limits import Costs
+from quotafleet._outcome import OK, Kind, Outcome
 
 ONE: Costs = (1, 100, 100, 0, 0, 1, 0)
 REFUSED = Outcome(kind=Kind.RATE_LIMITED)

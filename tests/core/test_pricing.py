@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet._core.pricing import HIGHEST, LOWEST, REPLACED_AFTER, Gauge, Told
+from quotafleet._core.pricing import HIGHEST, LOWEST, REPLACED_AFTER, Gauge, Told
 
 LIMIT, RATE = 60_000.0, 1_000.0
 

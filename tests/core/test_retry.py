@@ -6,9 +6,9 @@ import pytest
 from tenacity import stop_after_attempt, stop_after_delay, wait_exponential, wait_fixed
 from tenacity.stop import stop_any
 
-from keyfleet import RetryPolicy
-from keyfleet._core.retry import RULES, Attempts, Budget, Verdict
-from keyfleet._outcome import Kind, Outcome
+from quotafleet import RetryPolicy
+from quotafleet._core.retry import RULES, Attempts, Budget, Verdict
+from quotafleet._outcome import Kind, Outcome
 
 OTHERS = frozenset({"a", "b", "c"})
 

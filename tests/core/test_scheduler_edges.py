@@ -6,21 +6,21 @@ from math import inf
 
 import pytest
 
-from keyfleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
-from keyfleet._core import routes
-from keyfleet._core.claims import Claim, Reservation
-from keyfleet._core.effects import Release, Reserve, Wait
-from keyfleet._core.flow import Order, acquire
-from keyfleet._core.health import Event, News, State
-from keyfleet._core.prospects import why
-from keyfleet._core.queue import Ticket
-from keyfleet._core.scheduler import Scheduler
-from keyfleet._core.suits import suited
-from keyfleet._drivers import run
-from keyfleet._limits import MINUTE, Metric
-from keyfleet._outcome import Kind, Observation, Outcome, Reading
-from keyfleet.stores import MemoryStore
-from keyfleet.testing.clock import FakeClock
+from quotafleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
+from quotafleet._core import routes
+from quotafleet._core.claims import Claim, Reservation
+from quotafleet._core.effects import Release, Reserve, Wait
+from quotafleet._core.flow import Order, acquire
+from quotafleet._core.health import Event, News, State
+from quotafleet._core.prospects import why
+from quotafleet._core.queue import Ticket
+from quotafleet._core.scheduler import Scheduler
+from quotafleet._core.suits import suited
+from quotafleet._drivers import run
+from quotafleet._limits import MINUTE, Metric
+from quotafleet._outcome import Kind, Observation, Outcome, Reading
+from quotafleet.stores import MemoryStore
+from quotafleet.testing.clock import FakeClock
 
 pytestmark = pytest.mark.usefixtures("many")
 

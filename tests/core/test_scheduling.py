@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfleet import (
+from quotafleet import (
     CannotServe,
     ConfigError,
     Demand,
@@ -26,12 +26,12 @@ from keyfleet import (
     Usage,
     WaitTimeout,
 )
-from keyfleet._core.bucket import MARGIN
-from keyfleet._core.flow import Reply
-from keyfleet._limits import MINUTE, Metric
-from keyfleet._outcome import NOTHING, OK, Kind, Observation, Outcome, Reading
-from keyfleet.simulate import Simulation
-from keyfleet.testing.clock import FakeClock
+from quotafleet._core.bucket import MARGIN
+from quotafleet._core.flow import Reply
+from quotafleet._limits import MINUTE, Metric
+from quotafleet._outcome import NOTHING, OK, Kind, Observation, Outcome, Reading
+from quotafleet.simulate import Simulation
+from quotafleet.testing.clock import FakeClock
 
 pytestmark = pytest.mark.usefixtures("many")
 
@@ -624,7 +624,7 @@ class TestCalls:
         order = world.pool.order(ONE, deadline=20.0)
         got: list[Reply[object]] = []
         flow = world.pool.call_flow(order)
-        from keyfleet.simulate import Process
+        from quotafleet.simulate import Process
 
         Process(
             world.simulation,

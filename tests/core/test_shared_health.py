@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from keyfleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
-from keyfleet._core.account import Account
-from keyfleet._core.conditions import YIELDS_FOR
-from keyfleet._core.health import ASK_FOR, News, State
-from keyfleet._core.scheduler import Scheduler
-from keyfleet._outcome import Kind, Observation, Outcome
-from keyfleet._protocols import FleetStore, Member
-from keyfleet.events import KeyDown, KeyUp, OwnersMerged
-from keyfleet.stores import MemoryStore
-from keyfleet.testing.clock import FakeClock
+from quotafleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
+from quotafleet._core.account import Account
+from quotafleet._core.conditions import YIELDS_FOR
+from quotafleet._core.health import ASK_FOR, News, State
+from quotafleet._core.scheduler import Scheduler
+from quotafleet._outcome import Kind, Observation, Outcome
+from quotafleet._protocols import FleetStore, Member
+from quotafleet.events import KeyDown, KeyUp, OwnersMerged
+from quotafleet.stores import MemoryStore
+from quotafleet.testing.clock import FakeClock
 
 ONE = Demand(model="m")
 OVERLOADED = Outcome(kind=Kind.OVERLOADED, scope="provider", code="overloaded", retry_after=2.0)

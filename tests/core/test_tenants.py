@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core.test_scheduling import ONE, World, tokens
 
-from keyfleet import Demand, Limits, QueueFull, WaitTimeout
-from keyfleet._core.claims import Guard
-from keyfleet._core.queue import DEPTH, PATIENCE, Lane, Ticket
-from keyfleet._core.routes import Route
-from keyfleet._core.shares import Shares
-from keyfleet.simulate import Process
+from quotafleet import Demand, Limits, QueueFull, WaitTimeout
+from quotafleet._core.claims import Guard
+from quotafleet._core.queue import DEPTH, PATIENCE, Lane, Ticket
+from quotafleet._core.routes import Route
+from quotafleet._core.shares import Shares
+from quotafleet.simulate import Process
 
 #: Costs of a whole number of requests: with no owner's rate known, a request is a second.
 SIZES = st.integers(1, 9)

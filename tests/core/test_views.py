@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from keyfleet import Limits
-from keyfleet._core.bucket import Bucket
-from keyfleet._core.ledger import Ledger
-from keyfleet._limits import Limit
+from quotafleet import Limits
+from quotafleet._core.bucket import Bucket
+from quotafleet._core.ledger import Ledger
+from quotafleet._limits import Limit
 
 
 def ledger(**owners: Limits) -> Ledger:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from keyfleet import KeyPool
-from keyfleet.testing import default_fleet, serve
-from keyfleet.testing.contracts import StoreContract, StrategyContract
+from quotafleet import KeyPool
+from quotafleet.testing import default_fleet, serve
+from quotafleet.testing.contracts import StoreContract, StrategyContract
 
 #: Pages leave their clients to the interpreter's end, and it comes early here.
 pytestmark = [
@@ -58,12 +58,12 @@ def base_url() -> Iterator[str]:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, without any configuration, and keys in the environment."""
-    for name in [name for name in os.environ if name.startswith(("OPENAI_", "KEYFLEET_"))]:
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "QUOTAFLEET_"))]:
         monkeypatch.delenv(name)
     for name in KEYS:
         monkeypatch.setenv(name, f"sk-{name.lower().replace('_', '-')}-0123456789")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("keyfleet._default._pool", None)
+    monkeypatch.setattr("quotafleet._default._pool", None)
     return tmp_path
 
 
@@ -73,8 +73,8 @@ def test_python_runs_on_its_own(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", base_url)
     monkeypatch.setenv("OPENAI_API_KEYS", "sk-mock-acme-1, sk-mock-birch-1")
-    if "keyfleet.toml" in block.text and block.page.name != "README.md":
-        Path("keyfleet.toml").write_text(
+    if "quotafleet.toml" in block.text and block.page.name != "README.md":
+        Path("quotafleet.toml").write_text(
             f'[[organizations]]\nname = "acme"\nkeys = ["env:ACME_KEY"]\nbase_url = "{base_url}"\n'
         )
     code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
@@ -97,9 +97,9 @@ def test_configuration_loads(block: Block, desk: Path, monkeypatch: pytest.Monke
     secret = desk / "birch"
     secret.write_text("sk-birch-0123456789abcdef")
     text = block.text.replace("/run/secrets/birch", str(secret))
-    Path("keyfleet.toml").write_text(text)
+    Path("quotafleet.toml").write_text(text)
     stated = [org["name"] for org in tomllib.loads(text)["organizations"]]
-    with KeyPool.from_config("keyfleet.toml") as pool:
+    with KeyPool.from_config("quotafleet.toml") as pool:
         assert sorted({key.organization for key in pool.keys}) == sorted(stated)
 
 
@@ -112,12 +112,12 @@ def test_readme_names_the_two_commands() -> None:
 @pytest.mark.parametrize("block", blocks("sh"), ids=str)
 def test_commands_exist(block: Block) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
-    commands = {path.stem for path in (ROOT / "src/keyfleet/cli").glob("[a-z]*.py")}
+    commands = {path.stem for path in (ROOT / "src/quotafleet/cli").glob("[a-z]*.py")}
     for line in block.text.splitlines():
         words = line.partition("#")[0].split()
         if words[:1] == ["make"]:
             assert {word for word in words[1:] if word.isidentifier()} <= targets, line
-        if words[:1] == ["keyfleet"]:
+        if words[:1] == ["quotafleet"]:
             assert words[1] in commands, line
 
 
@@ -139,7 +139,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_configuration_page_has_every_field() -> None:
-    from keyfleet.config import json_schema
+    from quotafleet.config import json_schema
 
     page = (ROOT / "docs" / "configuration.md").read_text()
     schema = json_schema()
@@ -152,9 +152,9 @@ def test_configuration_page_has_every_field() -> None:
 
 
 def test_every_error_and_event_is_explained() -> None:
-    from keyfleet import errors
-    from keyfleet import events as kinds_of_events
-    from keyfleet._outcome import Kind
+    from quotafleet import errors
+    from quotafleet import events as kinds_of_events
+    from quotafleet._outcome import Kind
 
     page = (ROOT / "docs" / "operations.md").read_text()
     events = [kind.__name__ for kind in kinds_of_events.Event.__args__]  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keyfleet import (
+from quotafleet import (
     Demand,
     KeyPool,
     Limit,
@@ -19,9 +19,9 @@ from keyfleet import (
     Usage,
     WaitTimeout,
 )
-from keyfleet._core.flow import Reply
-from keyfleet._outcome import OK, Kind, Observation, Outcome
-from keyfleet.events import KeyDown, KeyUp, Leased, OwnersMerged, Settled, Throttled, Waited
+from quotafleet._core.flow import Reply
+from quotafleet._outcome import OK, Kind, Observation, Outcome
+from quotafleet.events import KeyDown, KeyUp, Leased, OwnersMerged, Settled, Throttled, Waited
 
 ONE = Demand(model="m", input_tokens=10, output_tokens=10)
 

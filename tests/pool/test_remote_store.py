@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from keyfleet import Demand, KeyPool, Limits, Organization, Usage
-from keyfleet._core.claims import Answer, Claim, Settlement
-from keyfleet._core.flow import Reply
-from keyfleet._outcome import OK
-from keyfleet.stores import MemoryStore
+from quotafleet import Demand, KeyPool, Limits, Organization, Usage
+from quotafleet._core.claims import Answer, Claim, Settlement
+from quotafleet._core.flow import Reply
+from quotafleet._outcome import OK
+from quotafleet.stores import MemoryStore
 
 ONE = Demand(model="m")
 

@@ -2,8 +2,8 @@
 
 import json
 
-from keyfleet._keys import ApiKey, Secret
-from keyfleet.providers import AzureOpenAI
+from quotafleet._keys import ApiKey, Secret
+from quotafleet.providers import AzureOpenAI
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "x" * 400}], "model": "gpt-4o"})
 

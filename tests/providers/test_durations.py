@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet.providers._durations import (
+from quotafleet.providers._durations import (
     LONGEST,
     duration,
     instant,

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet._keys import ApiKey, Secret
-from keyfleet._limits import DAY, MINUTE, MONTH, Metric
-from keyfleet._outcome import Kind, Observation, Reading
-from keyfleet._protocols import Plan, Provider
-from keyfleet._usage import Demand, Usage
-from keyfleet.errors import ConfigError
-from keyfleet.providers import PROVIDERS, Generic, OpenAI, provider
+from quotafleet._keys import ApiKey, Secret
+from quotafleet._limits import DAY, MINUTE, MONTH, Metric
+from quotafleet._outcome import Kind, Observation, Reading
+from quotafleet._protocols import Plan, Provider
+from quotafleet._usage import Demand, Usage
+from quotafleet.errors import ConfigError
+from quotafleet.providers import PROVIDERS, Generic, OpenAI, provider
 
 
 def observe(headers: dict[str, str]) -> Observation:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet._limits import DAY, MINUTE, MONTH, Metric
-from keyfleet._outcome import OK, Kind, Outcome
-from keyfleet.providers import OpenAI
+from quotafleet._limits import DAY, MINUTE, MONTH, Metric
+from quotafleet._outcome import OK, Kind, Outcome
+from quotafleet.providers import OpenAI
 
 ORG = "organization org-acme"
 VISIT = "Visit https://platform.openai.com/account/rate-limits to learn more."

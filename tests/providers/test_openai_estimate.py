@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet._protocols import Plan
-from keyfleet._usage import Demand, Usage
-from keyfleet.errors import ConfigError
-from keyfleet.providers import OpenAI
+from quotafleet._protocols import Plan
+from quotafleet._usage import Demand, Usage
+from quotafleet.errors import ConfigError
+from quotafleet.providers import OpenAI
 
 JSON = "application/json"
 

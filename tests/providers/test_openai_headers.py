@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet._limits import DAY, MINUTE, MONTH, Metric
-from keyfleet._outcome import NOTHING, Observation, Reading
-from keyfleet.providers import OpenAI
+from quotafleet._limits import DAY, MINUTE, MONTH, Metric
+from quotafleet._outcome import NOTHING, Observation, Reading
+from quotafleet.providers import OpenAI
 
 
 def go(milliseconds: int) -> str:

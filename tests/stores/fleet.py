@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Any
 
-from keyfleet import CannotServe, Demand, KeyPool, Limits, Organization, Usage
-from keyfleet.stores.redis import RedisStore
+from quotafleet import CannotServe, Demand, KeyPool, Limits, Organization, Usage
+from quotafleet.stores.redis import RedisStore
 
 
 async def main(url: str, order: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from time import monotonic, sleep
 import pytest
 import redis
 
-from keyfleet._core.claims import Answer, Claim
-from keyfleet.stores.redis import RedisStore
+from quotafleet._core.claims import Answer, Claim
+from quotafleet.stores.redis import RedisStore
 
 #: What servers tests are run over, each where it is installed.
 ENGINES = ("redis-server", "valkey-server")

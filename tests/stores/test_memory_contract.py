@@ -6,11 +6,11 @@ from time import sleep
 
 import pytest
 
-from keyfleet._clock import SystemClock
-from keyfleet._core.ledger import LimitsFor
-from keyfleet._protocols import Store
-from keyfleet.stores import MemoryStore
-from keyfleet.testing.contracts import StoreContract
+from quotafleet._clock import SystemClock
+from quotafleet._core.ledger import LimitsFor
+from quotafleet._protocols import Store
+from quotafleet.stores import MemoryStore
+from quotafleet.testing.contracts import StoreContract
 
 
 class TestMemoryStore(StoreContract):

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfleet import Demand, Limit, Limits, Usage
-from keyfleet._core.account import Account
-from keyfleet._core.bucket import MARGIN
-from keyfleet._core.claims import Claim, Oversize, Reservation, Settlement, Short
-from keyfleet._core.ledger import Ledger
-from keyfleet._outcome import Kind, Outcome
-from keyfleet.stores.redis._alone import Alone
+from quotafleet import Demand, Limit, Limits, Usage
+from quotafleet._core.account import Account
+from quotafleet._core.bucket import MARGIN
+from quotafleet._core.claims import Claim, Oversize, Reservation, Settlement, Short
+from quotafleet._core.ledger import Ledger
+from quotafleet._outcome import Kind, Outcome
+from quotafleet.stores.redis._alone import Alone
 
 CALL = Demand(model="m", input_tokens=100)
 

@@ -17,7 +17,7 @@ import pytest
 from redis.exceptions import ResponseError
 from tests.stores.redis_kit import TestServer
 
-from keyfleet import (
+from quotafleet import (
     ConfigError,
     Demand,
     KeyPool,
@@ -28,13 +28,13 @@ from keyfleet import (
     Usage,
     WaitTimeout,
 )
-from keyfleet._clock import SystemClock
-from keyfleet._core.claims import Claim, Reservation, Settlement, Short
-from keyfleet._keys import ApiKey, Secret
-from keyfleet.stores.redis import RedisStore
-from keyfleet.stores.redis import _wire as wire
-from keyfleet.stores.redis._away import FIRST_PAUSE, LONGEST_PAUSE, Absence
-from keyfleet.stores.redis._server import Unready, _ours
+from quotafleet._clock import SystemClock
+from quotafleet._core.claims import Claim, Reservation, Settlement, Short
+from quotafleet._keys import ApiKey, Secret
+from quotafleet.stores.redis import RedisStore
+from quotafleet.stores.redis import _wire as wire
+from quotafleet.stores.redis._away import FIRST_PAUSE, LONGEST_PAUSE, Absence
+from quotafleet.stores.redis._server import Unready, _ours
 
 NAMES = count()
 NOW = SystemClock().now

@@ -9,11 +9,11 @@ from time import sleep
 import pytest
 from tests.stores.redis_kit import TestServer
 
-from keyfleet._clock import SystemClock
-from keyfleet._core.ledger import LimitsFor
-from keyfleet._protocols import Store
-from keyfleet.stores.redis import RedisStore
-from keyfleet.testing.contracts import StoreContract
+from quotafleet._clock import SystemClock
+from quotafleet._core.ledger import LimitsFor
+from quotafleet._protocols import Store
+from quotafleet.stores.redis import RedisStore
+from quotafleet.testing.contracts import StoreContract
 
 NAMES = count()
 

@@ -24,11 +24,11 @@ from tests.stores.test_redis_away import (
 )
 from tests.stores.test_redis_processes import admitted, fleet, jain, most_beyond
 
-from keyfleet import Demand, KeyPool, Lease, Limits, Organization, Usage, WaitTimeout
-from keyfleet._limits import Metric
-from keyfleet.stores.redis import RedisStore
-from keyfleet.stores.redis import _wire as wire
-from keyfleet.stores.redis._request import Ask
+from quotafleet import Demand, KeyPool, Lease, Limits, Organization, Usage, WaitTimeout
+from quotafleet._limits import Metric
+from quotafleet.stores.redis import RedisStore
+from quotafleet.stores.redis import _wire as wire
+from quotafleet.stores.redis._request import Ask
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from time import monotonic, sleep
 import pytest
 from tests.stores.redis_kit import TestServer, serving
 
-from keyfleet import Demand, KeyPool, Lease, NoUsableKey, Organization, StoreError, WaitTimeout
-from keyfleet._core.health import News, State
-from keyfleet._keys import Secret
-from keyfleet._outcome import Kind, Observation, Outcome
-from keyfleet.events import OwnersMerged
-from keyfleet.stores.redis import RedisStore, _health
+from quotafleet import Demand, KeyPool, Lease, NoUsableKey, Organization, StoreError, WaitTimeout
+from quotafleet._core.health import News, State
+from quotafleet._keys import Secret
+from quotafleet._outcome import Kind, Observation, Outcome
+from quotafleet.events import OwnersMerged
+from quotafleet.stores.redis import RedisStore, _health
 
 ONE = Demand(model="m")
 REVOKED = Outcome(kind=Kind.KEY_INVALID, scope="key", code="invalid_api_key")

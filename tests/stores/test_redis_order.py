@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer
 
-from keyfleet import Limits
-from keyfleet._core.claims import Claim, Reservation, Settlement, Short
-from keyfleet._keys import ApiKey, Secret
-from keyfleet._usage import Demand, Usage
-from keyfleet.stores.redis import RedisStore
-from keyfleet.testing import FakeClock
+from quotafleet import Limits
+from quotafleet._core.claims import Claim, Reservation, Settlement, Short
+from quotafleet._keys import ApiKey, Secret
+from quotafleet._usage import Demand, Usage
+from quotafleet.stores.redis import RedisStore
+from quotafleet.testing import FakeClock
 
 NAMES = count()
 KEY = ApiKey(key_id="a#1", secret=Secret("sk-a-0123456789abcdef"), organization="a")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from tests.stores.redis_kit import TestServer
 
-from keyfleet import Demand, KeyPool, Limits, Organization, Usage
-from keyfleet.stores.redis import RedisStore
+from quotafleet import Demand, KeyPool, Limits, Organization, Usage
+from quotafleet.stores.redis import RedisStore
 
 FLEET = Path(__file__).with_name("fleet.py")
 NAMES = count()

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from tests.stores.redis_kit import TestServer, together
 
-from keyfleet import Demand, KeyPool, Limits, Organization, Usage
-from keyfleet._core.account import Account
-from keyfleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
-from keyfleet._keys import ApiKey, Secret
-from keyfleet.errors import StoreError
-from keyfleet.stores.redis import RedisStore
-from keyfleet.stores.redis._rounds import AT_MOST
-from keyfleet.stores.redis._server import Lost
+from quotafleet import Demand, KeyPool, Limits, Organization, Usage
+from quotafleet._core.account import Account
+from quotafleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
+from quotafleet._keys import ApiKey, Secret
+from quotafleet.errors import StoreError
+from quotafleet.stores.redis import RedisStore
+from quotafleet.stores.redis._rounds import AT_MOST
+from quotafleet.stores.redis._server import Lost
 
 NAMES = count()
 PATIENCE = 20.0

@@ -11,16 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer, together
 
-from keyfleet._core.account import Account
-from keyfleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
-from keyfleet._keys import ApiKey, Secret
-from keyfleet._limits import DAY, MINUTE, Limit, Limits, Metric
-from keyfleet._outcome import Kind, Outcome, Reading
-from keyfleet._protocols import Store
-from keyfleet._usage import Demand, Usage
-from keyfleet.stores import MemoryStore
-from keyfleet.stores.redis import RedisStore
-from keyfleet.testing import FakeClock
+from quotafleet._core.account import Account
+from quotafleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
+from quotafleet._keys import ApiKey, Secret
+from quotafleet._limits import DAY, MINUTE, Limit, Limits, Metric
+from quotafleet._outcome import Kind, Outcome, Reading
+from quotafleet._protocols import Store
+from quotafleet._usage import Demand, Usage
+from quotafleet.stores import MemoryStore
+from quotafleet.stores.redis import RedisStore
+from quotafleet.testing import FakeClock
 
 NAMES = count()
 LIFETIME = 40.0

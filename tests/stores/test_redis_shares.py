@@ -13,17 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer
 
-from keyfleet import ConfigError, Limits
-from keyfleet._core.account import Account
-from keyfleet._core.claims import Answer, Claim, Reservation, Settlement, Short
-from keyfleet._keys import ApiKey, Secret
-from keyfleet._limits import Costs, Metric
-from keyfleet._outcome import Kind, Outcome, Reading
-from keyfleet._usage import Demand, Usage
-from keyfleet.stores.redis import RedisStore
-from keyfleet.stores.redis._server import Lost
-from keyfleet.stores.redis._shares import FIRST, GRACE
-from keyfleet.testing import FakeClock
+from quotafleet import ConfigError, Limits
+from quotafleet._core.account import Account
+from quotafleet._core.claims import Answer, Claim, Reservation, Settlement, Short
+from quotafleet._keys import ApiKey, Secret
+from quotafleet._limits import Costs, Metric
+from quotafleet._outcome import Kind, Outcome, Reading
+from quotafleet._usage import Demand, Usage
+from quotafleet.stores.redis import RedisStore
+from quotafleet.stores.redis._server import Lost
+from quotafleet.stores.redis._shares import FIRST, GRACE
+from quotafleet.testing import FakeClock
 
 NAMES = count()
 SHARE_FOR = 1.0

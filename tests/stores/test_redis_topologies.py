@@ -16,11 +16,11 @@ from tests.stores import test_redis_contract as contract
 from tests.stores.redis_kit import TestServer, binary, free_port, serving
 from tests.stores.test_redis_processes import admitted, fleet
 
-from keyfleet import Demand, KeyPool, Lease, Limits, Organization, StoreError, Usage, WaitTimeout
-from keyfleet._core.ledger import LimitsFor
-from keyfleet._protocols import Store
-from keyfleet.stores.redis import RedisStore
-from keyfleet.stores.redis._away import OnFailure
+from quotafleet import Demand, KeyPool, Lease, Limits, Organization, StoreError, Usage, WaitTimeout
+from quotafleet._core.ledger import LimitsFor
+from quotafleet._protocols import Store
+from quotafleet.stores.redis import RedisStore
+from quotafleet.stores.redis._away import OnFailure
 
 pytestmark = [pytest.mark.realtime, pytest.mark.usefixtures("engine")]
 

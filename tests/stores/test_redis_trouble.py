@@ -10,15 +10,15 @@ from time import sleep
 import pytest
 from tests.stores.redis_kit import TestServer, serving
 
-from keyfleet import ConfigError, Demand, KeyPool, Limits, Organization, StoreError, Usage
-from keyfleet._clock import SystemClock
-from keyfleet._core.account import Account
-from keyfleet._core.claims import Claim, Reservation, Settlement
-from keyfleet._keys import ApiKey, Secret
-from keyfleet._limits import Metric
-from keyfleet._outcome import Reading
-from keyfleet.stores import open_store
-from keyfleet.stores.redis import RedisStore
+from quotafleet import ConfigError, Demand, KeyPool, Limits, Organization, StoreError, Usage
+from quotafleet._clock import SystemClock
+from quotafleet._core.account import Account
+from quotafleet._core.claims import Claim, Reservation, Settlement
+from quotafleet._keys import ApiKey, Secret
+from quotafleet._limits import Metric
+from quotafleet._outcome import Reading
+from quotafleet.stores import open_store
+from quotafleet.stores.redis import RedisStore
 
 NAMES = count()
 NOW = SystemClock().now
@@ -206,7 +206,7 @@ def test_connections_that_were_cut_are_made_again(own: TestServer) -> None:
 
 
 def _prefix(store: RedisStore) -> str:
-    return f"keyfleet:3:{store._namespace}:{{acme}}:"
+    return f"quotafleet:3:{store._namespace}:{{acme}}:"
 
 
 def test_a_server_that_hangs_costs_the_timeout_and_no_more(own: TestServer) -> None:

@@ -1,4 +1,4 @@
-"""The strategies that come with keyfleet: the contract of all, and each one's own promise."""
+"""The strategies that come with quotafleet: the contract of all, and each one's own promise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from keyfleet import ConfigError, Demand
-from keyfleet._protocols import C, Strategy
-from keyfleet.strategies import STRATEGIES, HeadroomWeighted, LeastUsed, RoundRobin, strategy
-from keyfleet.testing.contracts import FakeOwner, StrategyContract
+from quotafleet import ConfigError, Demand
+from quotafleet._protocols import C, Strategy
+from quotafleet.strategies import STRATEGIES, HeadroomWeighted, LeastUsed, RoundRobin, strategy
+from quotafleet.testing.contracts import FakeOwner, StrategyContract
 
 ONE = Demand(model="m", input_tokens=10)
 
@@ -157,7 +157,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[keyfleet.strategies]\nmine = their_strategies:Mine\nbroken = their_strategies:Missing\n"
+        "[quotafleet.strategies]\nmine = their_strategies:Mine\nbroken = their_strategies:Missing\n"
         "round-robin = their_strategies:NoRank\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

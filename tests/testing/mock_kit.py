@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from keyfleet.testing import (
+from quotafleet.testing import (
     Exchange,
     FakeClock,
     Fleet,

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet.testing import (
+from quotafleet.testing import (
     Ask,
     Call,
     FakeClock,

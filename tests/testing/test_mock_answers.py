@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfleet.testing import Call, Match, MockSettings, Script, ToolCall
-from keyfleet.testing.mock.schema import smallest
-from keyfleet.testing.mock.scripts import read_scripts
+from quotafleet.testing import Call, Match, MockSettings, Script, ToolCall
+from quotafleet.testing.mock.schema import smallest
+from quotafleet.testing.mock.scripts import read_scripts
 
 from .mock_kit import SECRET, chat, error, headers, made, one_org, post, provider, told
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfleet.testing.mock.bucket import Bucket, burst_bucket, go_ms, remaining
+from quotafleet.testing.mock.bucket import Bucket, burst_bucket, go_ms, remaining
 
 UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 

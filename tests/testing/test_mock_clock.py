@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from keyfleet.testing import FakeClock
+from quotafleet.testing import FakeClock
 
 
 def test_it_stands_still_until_it_is_advanced() -> None:

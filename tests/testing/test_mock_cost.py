@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from keyfleet.testing import MockRequest, ModelLimits, ModelSpec
-from keyfleet.testing.mock.cost import PROFILES, Ask, predicted_output
+from quotafleet.testing import MockRequest, ModelLimits, ModelSpec
+from quotafleet.testing.mock.cost import PROFILES, Ask, predicted_output
 
 from .mock_kit import SECRET, chat, headers, made, one_org, post, provider
 

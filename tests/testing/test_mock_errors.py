@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keyfleet.testing import (
+from quotafleet.testing import (
     Exchange,
     Fault,
     Fleet,
@@ -18,7 +18,7 @@ from keyfleet.testing import (
     Org,
     Project,
 )
-from keyfleet.testing.mock.errors import FIXED
+from quotafleet.testing.mock.errors import FIXED
 
 from .mock_kit import SECRET, chat, error, headers, made, one_org, post, provider, told, words_of
 

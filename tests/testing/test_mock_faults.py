@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
-from keyfleet.testing import Fault, Fleet, Match, MockProvider
-from keyfleet.testing.mock.faults import Action, read_faults
+from quotafleet.testing import Fault, Fleet, Match, MockProvider
+from quotafleet.testing.mock.faults import Action, read_faults
 
 from .mock_kit import SECRET, chat, clock, error, headers, made, post, provider, told, used
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from keyfleet.testing import Fleet, Key, ModelLimits, ModelSpec, Org, Project, default_fleet
-from keyfleet.testing.mock.catalog import STANDARD_MODELS
+from quotafleet.testing import Fleet, Key, ModelLimits, ModelSpec, Org, Project, default_fleet
+from quotafleet.testing.mock.catalog import STANDARD_MODELS
 
 FILE = """
 [orgs.acme]

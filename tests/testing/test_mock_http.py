@@ -10,8 +10,8 @@ import openai
 import pytest
 from openai.types.responses import ResponseCompletedEvent, ResponseTextDeltaEvent
 
-from keyfleet._clock import SystemClock
-from keyfleet.testing import (
+from quotafleet._clock import SystemClock
+from quotafleet.testing import (
     FakeClock,
     Fault,
     Fleet,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from keyfleet.testing import Fleet, Key, MockSettings, ModelLimits, ModelSpec, Project
+from quotafleet.testing import Fleet, Key, MockSettings, ModelLimits, ModelSpec, Project
 
 from .mock_kit import (
     chat,

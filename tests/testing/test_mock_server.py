@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keyfleet.testing import (
+from quotafleet.testing import (
     FakeClock,
     Fault,
     Fleet,
@@ -21,7 +21,7 @@ from keyfleet.testing import (
     serve,
     serve_process,
 )
-from keyfleet.testing.mock.asgi import MockApp
+from quotafleet.testing.mock.asgi import MockApp
 
 from .mock_kit import SECRET
 

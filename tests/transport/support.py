@@ -12,9 +12,9 @@ from typing import Any
 
 from tenacity import wait_none
 
-import keyfleet.openai
-from keyfleet import KeyPool, Organization, RetryPolicy
-from keyfleet.testing import Fleet, MockSettings, Server, serve
+import quotafleet.openai
+from quotafleet import KeyPool, Organization, RetryPolicy
+from quotafleet.testing import Fleet, MockSettings, Server, serve
 
 MODEL = "gpt-4o-mini"
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
@@ -22,10 +22,10 @@ FAMILIES = [name for name in ("httpx", "httpx2") if find_spec(name)]
 PLENTY = {"rpm": 10_000, "tpm": 10_000_000}
 
 
-opened: list[keyfleet.openai.OpenAI] = []
+opened: list[quotafleet.openai.OpenAI] = []
 
 
-class OpenAI(keyfleet.openai.OpenAI):
+class OpenAI(quotafleet.openai.OpenAI):
     """The client under test; each is closed after its test, or its sockets would complain."""
 
     def __init__(self, **options: Any) -> None:
@@ -33,7 +33,7 @@ class OpenAI(keyfleet.openai.OpenAI):
         opened.append(self)
 
 
-AsyncOpenAI = keyfleet.openai.AsyncOpenAI  # whose connections are closed with the test's loop
+AsyncOpenAI = quotafleet.openai.AsyncOpenAI  # whose connections are closed with the test's loop
 
 
 def pool_at(base_url: str, *names: str, **options: Any) -> KeyPool:

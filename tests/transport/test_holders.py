@@ -13,14 +13,14 @@ import pytest
 from tenacity import wait_fixed
 from tests.transport.odd_server import Seen, Send, events, odd_server, reply
 
-from keyfleet import Demand, KeyPool, Organization, RetryPolicy
-from keyfleet._core import effects
-from keyfleet._core.effects import Wait
-from keyfleet._core.flow import Reply
-from keyfleet._outcome import Kind, Outcome
-from keyfleet._transport.holders import KEPT, Holders
-from keyfleet.openai import AsyncOpenAI, OpenAI
-from keyfleet.testing.clock import FakeClock
+from quotafleet import Demand, KeyPool, Organization, RetryPolicy
+from quotafleet._core import effects
+from quotafleet._core.effects import Wait
+from quotafleet._core.flow import Reply
+from quotafleet._outcome import Kind, Outcome
+from quotafleet._transport.holders import KEPT, Holders
+from quotafleet.openai import AsyncOpenAI, OpenAI
+from quotafleet.testing.clock import FakeClock
 
 NAMES = ("a", "b", "c")
 

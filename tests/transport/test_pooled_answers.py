@@ -12,8 +12,8 @@ import pytest
 from tests.transport.odd_server import CHAT, DONE, OddServer, Seen, Send, delta, events, reply
 from tests.transport.support import pool_at
 
-from keyfleet.httpx import SENTINEL, Family, family, owned_client
-from keyfleet.testing.clock import FakeClock
+from quotafleet.httpx import SENTINEL, Family, family, owned_client
+from quotafleet.testing.clock import FakeClock
 
 POOLED = {"authorization": f"Bearer {SENTINEL}"}
 BODY = json.dumps(CHAT).encode()

@@ -11,9 +11,9 @@ import pytest
 from tests.transport.odd_server import OddServer, odd_server
 from tests.transport.support import ASK, AsyncOpenAI, OpenAI, pool_at, secret
 
-import keyfleet.openai
-from keyfleet import ConfigError, KeyPool, Organization
-from keyfleet.httpx import SENTINEL, async_http_client, family, http_client, wrap_client
+import quotafleet.openai
+from quotafleet import ConfigError, KeyPool, Organization
+from quotafleet.httpx import SENTINEL, async_http_client, family, http_client, wrap_client
 
 POOLED = {"authorization": f"Bearer {SENTINEL}"}
 
@@ -191,10 +191,10 @@ def test_a_family_is_known_by_client_class_module_and_name(family_name: str) -> 
         assert family(module) is family(Own) is family(client) is kind
 
 
-# keyfleet.openai
+# quotafleet.openai
 
 
-@pytest.mark.parametrize("make", [keyfleet.openai.OpenAI, keyfleet.openai.AsyncOpenAI])
+@pytest.mark.parametrize("make", [quotafleet.openai.OpenAI, quotafleet.openai.AsyncOpenAI])
 @pytest.mark.parametrize(
     "given",
     [
@@ -250,7 +250,7 @@ async def test_an_async_copy_keeps_the_pool(odd: OddServer) -> None:
 def test_a_http_client_of_ones_own_is_wrapped(odd: OddServer, family_name: str) -> None:
     module: Any = family(family_name).module
     with module.Client(headers={"x-own": "yes"}, timeout=module.Timeout(9.0)) as own:
-        client = keyfleet.openai.OpenAI(pool=pool_at(odd.base_url, "a"), http_client=own)
+        client = quotafleet.openai.OpenAI(pool=pool_at(odd.base_url, "a"), http_client=own)
         client.chat.completions.create(**ASK)
         assert client.timeout.read == 9.0  # type: ignore[union-attr]
         client.close()
@@ -280,7 +280,7 @@ def test_web_socket_urls_are_refused() -> None:
 def test_without_a_pool_there_is_one_for_the_process(
     odd: OddServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keyfleet import _default
+    from quotafleet import _default
 
     made: list[KeyPool] = []
 
@@ -297,7 +297,7 @@ def test_without_a_pool_there_is_one_for_the_process(
 
 def test_the_transports_import_no_httpx() -> None:
     script = (
-        "import sys, keyfleet, keyfleet.httpx;"
+        "import sys, quotafleet, quotafleet.httpx;"
         "sys.exit(any(name in sys.modules for name in ('httpx', 'httpx2', 'openai')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

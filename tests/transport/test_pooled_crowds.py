@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.transport.support import ASK, AsyncOpenAI, OpenAI, admitted, idle, mock, until
 
-from keyfleet import KeyPool
-from keyfleet.testing import Fault, Server
+from quotafleet import KeyPool
+from quotafleet.testing import Fault, Server
 
 ORGS = {"a": {"rpm": 6_000, "tpm": 10_000_000}, "b": {"rpm": 12_000, "tpm": 10_000_000}}
 

@@ -19,8 +19,8 @@ from tests.transport.support import (
     mock,
 )
 
-from keyfleet import KeyPool
-from keyfleet.testing import Server
+from quotafleet import KeyPool
+from quotafleet.testing import Server
 
 
 class City(BaseModel):
@@ -161,5 +161,5 @@ async def test_everything_at_once_in_asyncio(aclient: AsyncOpenAI) -> None:
     raw = await aclient.chat.completions.with_raw_response.create(**ASK)
     vectors = await aclient.embeddings.create(model="text-embedding-3-small", input="a")
     assert chat.choices
-    assert raw.headers["x-keyfleet-owner"] in ("a", "b")
+    assert raw.headers["x-quotafleet-owner"] in ("a", "b")
     assert vectors.data

@@ -23,11 +23,11 @@ from tests.transport.support import (
     secret,
 )
 
-from keyfleet import KeyPool, Limits, Organization, PoolClosed, RetryPolicy
-from keyfleet.errors import QueueFull, TooLarge, WaitTimeout
-from keyfleet.events import Event, Settled
-from keyfleet.httpx import SENTINEL, http_client
-from keyfleet.testing import Fault, Match
+from quotafleet import KeyPool, Limits, Organization, PoolClosed, RetryPolicy
+from quotafleet.errors import QueueFull, TooLarge, WaitTimeout
+from quotafleet.events import Event, Settled
+from quotafleet.httpx import SENTINEL, http_client
+from quotafleet.testing import Fault, Match
 
 
 def health(pool: KeyPool) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_when_every_key_is_dead_the_provider_has_the_last_word() -> None:
             client.chat.completions.create(**ASK)
         assert caught.value.code == "invalid_api_key"
         assert caught.value.response.headers["x-should-retry"] == "false"
-        assert caught.value.response.headers["x-keyfleet-attempts"] == "2"
+        assert caught.value.response.headers["x-quotafleet-attempts"] == "2"
         with pytest.raises(openai.RateLimitError) as refused:
             client.chat.completions.create(**ASK)
     assert refused.value.code == "no_usable_key"
@@ -79,7 +79,7 @@ def test_what_one_owner_refuses_another_answers(action: Any) -> None:
     with mock() as (server, pool):
         server.provider.inject(Fault(action=action, match=Match(key="a-1"), times=None))
         raw = OpenAI(pool=pool).chat.completions.with_raw_response
-        made = [int(raw.create(**ASK).headers["x-keyfleet-attempts"]) for _ in range(2)]
+        made = [int(raw.create(**ASK).headers["x-quotafleet-attempts"]) for _ in range(2)]
         assert sorted(made) == [1, 2] or action in ("quota", "overloaded")
         assert admitted(server)["b-1"] == 2
     assert idle(pool)
@@ -173,7 +173,7 @@ def test_the_last_refusal_comes_whole(odd: OddServer) -> None:
     headers = caught.value.response.headers
     assert headers["x-own"] == "yes"
     assert headers.get_list("x-should-retry") == ["false"]
-    assert headers["x-keyfleet-attempts"] == "3"
+    assert headers["x-quotafleet-attempts"] == "3"
     assert len(odd.seen) == 3
 
 
@@ -233,12 +233,12 @@ def test_no_key_in_time_is_a_rate_limit_error(odd: OddServer) -> None:
         client.chat.completions.create(**ASK)
     assert time.monotonic() - begun < 10
     error = caught.value
-    assert (error.code, error.type) == ("wait_timeout", "keyfleet")
+    assert (error.code, error.type) == ("wait_timeout", "quotafleet")
     assert 86_000 <= int(error.response.headers["retry-after"]) <= 86_400
     assert "of 1 rpd left, the call needs 1" in str(error)
-    assert error.response.headers["x-keyfleet-attempts"] == "0"
-    assert "x-keyfleet-key-id" not in error.response.headers
-    cause = error.response.extensions["keyfleet"]
+    assert error.response.headers["x-quotafleet-attempts"] == "0"
+    assert "x-quotafleet-key-id" not in error.response.headers
+    cause = error.response.extensions["quotafleet"]
     assert isinstance(cause, WaitTimeout)
     assert cause.retry_after is not None
     assert len(odd.seen) == 1
@@ -251,7 +251,7 @@ async def test_no_key_in_time_is_a_rate_limit_error_in_asyncio(odd: OddServer) -
     assert caught.value.code == "wait_timeout"
 
 
-@pytest.mark.parametrize("hint", ["x-keyfleet-timeout", "x-keyfleet-deadline-after"])
+@pytest.mark.parametrize("hint", ["x-quotafleet-timeout", "x-quotafleet-deadline-after"])
 def test_a_call_may_say_how_long_it_waits(odd: OddServer, hint: str) -> None:
     client = OpenAI(pool=emptied(odd))
     with pytest.raises(openai.RateLimitError) as caught:
@@ -267,12 +267,12 @@ def test_the_sdks_timeout_does_not_bound_the_wait(odd: OddServer) -> None:
     for _ in range(119):
         client.pool.lease(_demand()).__enter__().settle()
     raw = client.chat.completions.with_raw_response
-    waits = [float(raw.create(**ASK).headers["x-keyfleet-waited-for"]) for _ in range(3)]
+    waits = [float(raw.create(**ASK).headers["x-quotafleet-waited-for"]) for _ in range(3)]
     assert max(waits) > 0.2
 
 
 def _demand() -> Any:
-    from keyfleet import Demand
+    from quotafleet import Demand
 
     return Demand(model="gpt-4o-mini")
 
@@ -287,7 +287,7 @@ def test_a_call_that_is_too_large_is_told_at_once(odd: OddServer) -> None:
             model="gpt-4o-mini", messages=[{"role": "user", "content": "x" * 4_000}]
         )
     assert caught.value.code == "request_too_large"
-    assert isinstance(caught.value.response.extensions["keyfleet"], TooLarge)
+    assert isinstance(caught.value.response.extensions["quotafleet"], TooLarge)
     assert "retry-after" not in caught.value.response.headers
     assert odd.seen == []
 
@@ -296,7 +296,7 @@ def test_a_full_queue_is_a_rate_limit_error(odd: OddServer) -> None:
     client = OpenAI(pool=emptied(odd, max_waiting=0, wait_timeout=1e6))
     with pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(**ASK)
-    assert isinstance(caught.value.response.extensions["keyfleet"], QueueFull)
+    assert isinstance(caught.value.response.extensions["quotafleet"], QueueFull)
 
 
 def test_a_model_that_no_key_may_use_is_a_bad_request(odd: OddServer) -> None:

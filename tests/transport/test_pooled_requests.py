@@ -23,8 +23,8 @@ from tests.transport.support import (
     secret,
 )
 
-from keyfleet import Demand, KeyPool, Limits, Organization
-from keyfleet.httpx import SENTINEL, async_http_client, family, http_client, wrap_client
+from quotafleet import Demand, KeyPool, Limits, Organization
+from quotafleet.httpx import SENTINEL, async_http_client, family, http_client, wrap_client
 
 POOLED = {"authorization": f"Bearer {SENTINEL}"}
 
@@ -54,27 +54,27 @@ def test_the_sentinel_is_known_in_every_credential_header(odd: OddServer, name: 
 
 
 def test_a_foreign_request_gets_no_key(odd: OddServer) -> None:
-    pool = pool_at("http://keyfleet.invalid", "a")
-    headers = {"authorization": "Bearer mine", "cookie": "a=b", "x-keyfleet-priority": "batch"}
+    pool = pool_at("http://quotafleet.invalid", "a")
+    headers = {"authorization": "Bearer mine", "cookie": "a=b", "x-quotafleet-priority": "batch"}
     with http_client(pool) as client:
         response = client.post(f"{odd.url}/v1/x", headers=headers, content=b"body")
     (seen,) = odd.seen
     assert seen.key == "mine"
     assert seen.headers["cookie"] == "a=b"
-    assert seen.headers["x-keyfleet-priority"] == "batch"
+    assert seen.headers["x-quotafleet-priority"] == "batch"
     assert seen.body == b"body"
-    assert "x-keyfleet-attempts" not in response.headers
+    assert "x-quotafleet-attempts" not in response.headers
     assert pool.status().keys[0].granted == 0
 
 
 async def test_a_foreign_async_request_gets_no_key(odd: OddServer) -> None:
-    async with async_http_client(pool_at("http://keyfleet.invalid", "a")) as client:
+    async with async_http_client(pool_at("http://quotafleet.invalid", "a")) as client:
         await client.get(f"{odd.url}/v1/x", headers={"authorization": "Bearer mine"})
     assert odd.seen[0].key == "mine"
 
 
 def test_a_host_that_is_not_the_clients_gets_no_key(odd: OddServer) -> None:
-    client = OpenAI(pool=pool_at("http://keyfleet.invalid", "a"))
+    client = OpenAI(pool=pool_at("http://quotafleet.invalid", "a"))
     client.get(f"{odd.url}/v1/elsewhere", cast_to=object)
     assert odd.seen[0].key == SENTINEL
 
@@ -259,14 +259,14 @@ def test_only_compression_that_usage_can_be_read_from_is_asked_for(odd: OddServe
 def test_hints_are_obeyed_and_not_sent(odd: OddServer) -> None:
     client = OpenAI(pool=pool_at(odd.base_url, "a"))
     hints = {
-        "x-keyfleet-priority": "batch",
-        "x-keyfleet-timeout": "1.5",
-        "x-keyfleet-deadline-after": "60",
-        "x-keyfleet-max-attempts": "2",
-        "x-keyfleet-tenant": "acme",
+        "x-quotafleet-priority": "batch",
+        "x-quotafleet-timeout": "1.5",
+        "x-quotafleet-deadline-after": "60",
+        "x-quotafleet-max-attempts": "2",
+        "x-quotafleet-tenant": "acme",
     }
     client.chat.completions.create(**ASK, extra_headers=hints)
-    assert not any(name.startswith("x-keyfleet") for name in odd.seen[0].headers)
+    assert not any(name.startswith("x-quotafleet") for name in odd.seen[0].headers)
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_hints_are_obeyed_and_not_sent(odd: OddServer) -> None:
         ("max-attempts", "0", "from 1"),
         ("max-attempts", "two", "from 1"),
         ("tenant", " ", "name of a tenant"),
-        ("prority", "batch", "x-keyfleet-priority"),
-        ("zzz", "1", "x-keyfleet-timeout"),
+        ("prority", "batch", "x-quotafleet-priority"),
+        ("zzz", "1", "x-quotafleet-timeout"),
     ],
 )
 def test_a_senseless_hint_is_a_bad_request(
@@ -289,7 +289,7 @@ def test_a_senseless_hint_is_a_bad_request(
 ) -> None:
     client = OpenAI(pool=pool_at(odd.base_url, "a"))
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(**ASK, extra_headers={f"x-keyfleet-{name}": value})
+        client.chat.completions.create(**ASK, extra_headers={f"x-quotafleet-{name}": value})
     assert says in str(caught.value)
     assert caught.value.code == "invalid_hint"
     assert odd.seen == []
@@ -304,7 +304,7 @@ async def test_a_call_does_not_wait_behind_another_tenants_flood(odd: OddServer)
     ended: list[str] = []
 
     async def ask(tenant: str) -> None:
-        headers = {"x-keyfleet-tenant": tenant}
+        headers = {"x-quotafleet-tenant": tenant}
         await client.chat.completions.create(**ASK, extra_headers=headers)
         ended.append(tenant)
 
@@ -322,18 +322,18 @@ async def test_a_call_does_not_wait_behind_another_tenants_flood(odd: OddServer)
 async def test_a_senseless_hint_is_a_bad_request_in_asyncio(odd: OddServer) -> None:
     client = AsyncOpenAI(pool=pool_at(odd.base_url, "a"))
     with pytest.raises(openai.BadRequestError):
-        await client.chat.completions.create(**ASK, extra_headers={"x-keyfleet-timeout": "x"})
+        await client.chat.completions.create(**ASK, extra_headers={"x-quotafleet-timeout": "x"})
 
 
 def test_the_answer_tells_which_key_answered_and_after_what(odd: OddServer) -> None:
     owner = Organization(name="über", keys=(secret("a"),), base_url=odd.base_url)
     raw = OpenAI(pool=KeyPool([owner])).chat.completions.with_raw_response.create
     headers = raw(**ASK).headers
-    assert headers["x-keyfleet-key-id"] == r"\xfcber#1"
-    assert headers["x-keyfleet-owner"] == r"\xfcber"
-    assert headers["x-keyfleet-attempts"] == "1"
-    assert len(headers["x-keyfleet-waited-for"].partition(".")[2]) == 3
-    assert float(headers["x-keyfleet-waited-for"]) < 5
+    assert headers["x-quotafleet-key-id"] == r"\xfcber#1"
+    assert headers["x-quotafleet-owner"] == r"\xfcber"
+    assert headers["x-quotafleet-attempts"] == "1"
+    assert len(headers["x-quotafleet-waited-for"].partition(".")[2]) == 3
+    assert float(headers["x-quotafleet-waited-for"]) < 5
 
 
 # Bodies that can be sent again, and those that can't
@@ -378,7 +378,7 @@ def test_a_generator_is_sent_once(flaky: OddServer, family_name: str) -> None:
     with http_client(pool_at(flaky.base_url, "a", "b"), family_name) as client:
         response = client.post("http://x/v1/chat/completions", headers=POOLED, content=body())
     assert response.status_code == 500
-    assert response.headers["x-keyfleet-attempts"] == "1"
+    assert response.headers["x-quotafleet-attempts"] == "1"
     assert len(flaky.seen) == 1
 
 

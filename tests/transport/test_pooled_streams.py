@@ -16,9 +16,9 @@ import pytest
 from tests.transport.odd_server import CHAT, DONE, OddServer, Seen, delta, events, reply, start
 from tests.transport.support import ASK, AsyncOpenAI, OpenAI, idle, pool_at, until
 
-from keyfleet import KeyPool
-from keyfleet.events import Settled
-from keyfleet.httpx import SENTINEL, async_http_client, http_client
+from quotafleet import KeyPool
+from quotafleet.events import Settled
+from quotafleet.httpx import SENTINEL, async_http_client, http_client
 
 STREAM: dict[str, Any] = {**ASK, "stream": True}
 POOLED = {"authorization": f"Bearer {SENTINEL}"}

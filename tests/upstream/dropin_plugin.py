@@ -1,4 +1,4 @@
-"""A pytest plugin that puts keyfleet's drop-ins where a suite of langchain-openai finds stock's.
+"""A pytest plugin that puts quotafleet's drop-ins where a suite of langchain-openai finds stock's.
 
 Loaded with ``-p`` before collection, so that every ``from langchain_openai import ChatOpenAI`` in
 the suite yields ours.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-import langchain_keyfleet
+import langchain_quotafleet
 
 _PLACES = {
     "ChatOpenAI": ("", ".chat_models", ".chat_models.base"),
@@ -22,4 +22,4 @@ _PLACES = {
 for _name, _modules in _PLACES.items():
     for _module in _modules:
         _there = importlib.import_module("langchain_openai" + _module)
-        setattr(_there, _name, getattr(langchain_keyfleet, _name))
+        setattr(_there, _name, getattr(langchain_quotafleet, _name))

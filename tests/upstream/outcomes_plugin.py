@@ -1,6 +1,6 @@
 """A pytest plugin that writes down what came of each test, for `run.py` to compare.
 
-`KEYFLEET_OUTCOMES` names the file: a JSON object, test -> ``passed``, ``failed``, ``skipped``, ...
+`QUOTAFLEET_OUTCOMES` names the file: a JSON object, test -> ``passed``, ``failed``, ...
 """
 
 from __future__ import annotations
@@ -17,4 +17,4 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Write the outcomes; of a test that passed and then failed in its teardown, the failure."""
     stats = terminalreporter.stats
     outcomes = {report.nodeid: kind for kind in _KINDS for report in stats.get(kind, ())}
-    Path(os.environ["KEYFLEET_OUTCOMES"]).write_text(json.dumps(outcomes), encoding="utf-8")
+    Path(os.environ["QUOTAFLEET_OUTCOMES"]).write_text(json.dumps(outcomes), encoding="utf-8")

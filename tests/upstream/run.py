@@ -105,11 +105,11 @@ def source(package: str, version: str) -> Path:
 
 def environment(run: Run, outcomes: Path) -> dict[str, str]:
     """Return the environment of a run: the working tree's packages, and no key."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "KEYFLEET_"))}
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "QUOTAFLEET_"))}
     paths = [str(ROOT / "src"), str(ROOT / "integrations"), str(HERE), keep.get("PYTHONPATH", "")]
     keep["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    keep["KEYFLEET_STANDARD"] = run.classes
-    keep["KEYFLEET_OUTCOMES"] = str(outcomes)
+    keep["QUOTAFLEET_STANDARD"] = run.classes
+    keep["QUOTAFLEET_OUTCOMES"] = str(outcomes)
     litellm = find_spec("litellm")
     if litellm is not None and litellm.origin is not None:
         tokenizers = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"

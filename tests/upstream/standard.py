@@ -1,6 +1,6 @@
 """The standard suites of langchain-tests, unit and integration, against the mock provider.
 
-Not collected by name: `run.py` names this file. `KEYFLEET_STANDARD=stock` runs them with stock's
+Not collected by name: `run.py` names this file. `QUOTAFLEET_STANDARD=stock` runs them with stock's
 classes. Pictures, sound and PDF are left out: their tests fetch a file from the internet.
 """
 
@@ -16,14 +16,14 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
-import langchain_keyfleet
-from keyfleet import KeyPool, Organization
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, MockSettings, Server, ToolCall, serve
+import langchain_quotafleet
+from quotafleet import KeyPool, Organization
+from quotafleet._clock import SystemClock
+from quotafleet.testing import Fleet, MockProvider, MockSettings, Server, ToolCall, serve
 
-IS_STOCK = os.environ.get("KEYFLEET_STANDARD") == "stock"
-CHAT = langchain_openai.ChatOpenAI if IS_STOCK else langchain_keyfleet.ChatOpenAI
-VECTORS = langchain_openai.OpenAIEmbeddings if IS_STOCK else langchain_keyfleet.OpenAIEmbeddings
+IS_STOCK = os.environ.get("QUOTAFLEET_STANDARD") == "stock"
+CHAT = langchain_openai.ChatOpenAI if IS_STOCK else langchain_quotafleet.ChatOpenAI
+VECTORS = langchain_openai.OpenAIEmbeddings if IS_STOCK else langchain_quotafleet.OpenAIEmbeddings
 RATES = {"rpm": 600_000, "tpm": 100_000_000}
 NAMES = ("acme", "birch", "cedar")
 
@@ -46,7 +46,7 @@ def served() -> Iterator[None]:
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no other way to a key than the one under test."""
     for name in os.environ:
-        if name.startswith(("OPENAI_", "KEYFLEET_", "LANGSMITH_")):
+        if name.startswith(("OPENAI_", "QUOTAFLEET_", "LANGSMITH_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mock-acme-1")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, Server, serve
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet._clock import SystemClock
+from quotafleet.testing import Fleet, MockProvider, Server, serve
 
 pytest.importorskip("langchain_openai")
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """No key, no configuration and no tracing but what a test gives."""
     for name in os.environ:
-        if name.startswith(("OPENAI_", "AZURE_OPENAI_", "KEYFLEET_", "LANGSMITH_", "LANGCHAIN_")):
+        if name.startswith(("OPENAI_", "AZURE_OPENAI_", "QUOTAFLEET_", "LANGSMITH_", "LANGCHAIN_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(str(tmp_path))
 
@@ -51,7 +51,7 @@ def clients_left_open() -> Iterator[None]:
     yield
     from langchain_openai.chat_models import _client_utils
 
-    from langchain_keyfleet import _functions, _sources
+    from langchain_quotafleet import _functions, _sources
 
     _client_utils._cached_sync_httpx_client.cache_clear()
     _client_utils._cached_async_httpx_client.cache_clear()

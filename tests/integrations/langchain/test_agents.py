@@ -14,10 +14,10 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.tools import tool
 from tests.integrations.langchain.conftest import MODEL, NAMES, PoolOf
 
-import langchain_keyfleet
-from keyfleet import ConfigError, Demand, KeyPool, Limits
-from keyfleet.testing import FakeClock, MockProvider, Server, ToolCall
-from langchain_keyfleet import ChatOpenAI, ChatPool, KeyfleetMiddleware
+import langchain_quotafleet
+from langchain_quotafleet import ChatOpenAI, ChatPool, QuotafleetMiddleware
+from quotafleet import ConfigError, Demand, KeyPool, Limits
+from quotafleet.testing import FakeClock, MockProvider, Server, ToolCall
 
 
 @tool
@@ -36,13 +36,13 @@ def test_an_agent_over_a_pool(pool: KeyPool, provider: MockProvider, is_async: b
     agent = create_agent(
         ChatOpenAI(model=MODEL, pool=pool),
         [weather],
-        middleware=[KeyfleetMiddleware(priority="interactive", deadline_after=60)],
+        middleware=[QuotafleetMiddleware(priority="interactive", deadline_after=60)],
     )
     result = asyncio.run(agent.ainvoke(ASKED)) if is_async else agent.invoke(ASKED)
     assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai"]
     assert result["messages"][-1].content == "It is fine."
-    assert result["messages"][-1].response_metadata["keyfleet"]["owner"] in NAMES
-    assert "keyfleet_began_at" not in result
+    assert result["messages"][-1].response_metadata["quotafleet"]["owner"] in NAMES
+    assert "quotafleet_began_at" not in result
 
 
 class Request:
@@ -58,7 +58,7 @@ class Request:
 
 def test_what_the_middleware_says_of_each_call(pool: KeyPool) -> None:
     clock = FakeClock()
-    told = KeyfleetMiddleware(priority="batch", wait_timeout=5, deadline_after=60, clock=clock)
+    told = QuotafleetMiddleware(priority="batch", wait_timeout=5, deadline_after=60, clock=clock)
     state: Any = told.before_agent({"messages": []}, None)
     clock.advance(25)
     for model in (
@@ -81,12 +81,12 @@ def test_a_tenant_is_a_name_or_what_a_function_says_of_the_request(pool: KeyPool
         (lambda request: request.state["customer"], "birch"),
         (lambda request: None, "of the model"),
     ):
-        told = KeyfleetMiddleware(tenant=tenant)  # type: ignore[arg-type] # of several types
+        told = QuotafleetMiddleware(tenant=tenant)  # type: ignore[arg-type] # of several types
         request: Any = Request(llm, {"customer": "birch"})
         assert told._told(request).model.tenant == seen  # type: ignore[attr-defined]
     request = Request(llm, {"customer": " "})
     with pytest.raises(ConfigError, match="tenant = ' '"):
-        KeyfleetMiddleware(tenant=lambda request: request.state["customer"])._told(request)  # type: ignore[attr-defined]
+        QuotafleetMiddleware(tenant=lambda request: request.state["customer"])._told(request)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ["agent", "chat pool"])
@@ -104,7 +104,7 @@ async def test_an_agent_does_not_wait_behind_another_tenants_flood(
         ended.append("flood")
 
     async def agent() -> None:
-        made = create_agent(llm, [], middleware=[KeyfleetMiddleware(tenant="calm")])
+        made = create_agent(llm, [], middleware=[QuotafleetMiddleware(tenant="calm")])
         await made.ainvoke(ASKED)  # type: ignore[arg-type] # a dict is what it takes
         ended.append("calm")
 
@@ -123,14 +123,14 @@ async def test_an_agent_does_not_wait_behind_another_tenants_flood(
 
 def test_other_models_are_left_as_they_are() -> None:
     request: Any = Request(FakeListChatModel(responses=["x"]), {})
-    assert KeyfleetMiddleware(priority="batch")._told(request) is request
+    assert QuotafleetMiddleware(priority="batch")._told(request) is request
 
 
 def test_an_agent_past_its_deadline_is_refused_at_once(pool_of: PoolOf) -> None:
     pool = pool_of("acme", limits=Limits(rpm=1))
     llm = ChatOpenAI(model=MODEL, pool=pool)
     llm.invoke("x")
-    agent = create_agent(llm, [], middleware=[KeyfleetMiddleware(deadline_after=1)])
+    agent = create_agent(llm, [], middleware=[QuotafleetMiddleware(deadline_after=1)])
     with pytest.raises(openai.RateLimitError, match="in time"):
         agent.invoke(ASKED)
 
@@ -148,36 +148,36 @@ def test_an_agent_past_its_deadline_is_refused_at_once(pool_of: PoolOf) -> None:
 )
 def test_senseless_arguments_are_refused(arguments: Any) -> None:
     with pytest.raises(ConfigError):
-        KeyfleetMiddleware(**arguments)
+        QuotafleetMiddleware(**arguments)
 
 
 @pytest.fixture
 def installed() -> Iterator[None]:
-    langchain_keyfleet.install()
-    langchain_keyfleet.install()
+    langchain_quotafleet.install()
+    langchain_quotafleet.install()
     yield
-    langchain_keyfleet.uninstall()
+    langchain_quotafleet.uninstall()
 
 
 def test_names_in_strings_mean_the_drop_ins(
     server: Server, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfleet._default._pool", None)
+    monkeypatch.setattr("quotafleet._default._pool", None)
     monkeypatch.setenv("OPENAI_API_KEYS", "sk-mock-acme-1,sk-mock-birch-1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
     stock = init_chat_model(f"openai:{MODEL}")  # remembered by LangChain
     assert not isinstance(stock, ChatOpenAI)
-    langchain_keyfleet.install()
+    langchain_quotafleet.install()
     try:
         llm = init_chat_model(f"openai:{MODEL}")
         assert isinstance(llm, ChatOpenAI)
-        assert llm.invoke("x").response_metadata["keyfleet"]["owner"] in ("key-1", "key-2")
+        assert llm.invoke("x").response_metadata["quotafleet"]["owner"] in ("key-1", "key-2")
         embed = init_embeddings("openai:text-embedding-3-small")
-        assert isinstance(embed, langchain_keyfleet.OpenAIEmbeddings)
+        assert isinstance(embed, langchain_quotafleet.OpenAIEmbeddings)
         assert langchain_openai.ChatOpenAI is ChatOpenAI
     finally:
-        langchain_keyfleet.uninstall()
+        langchain_quotafleet.uninstall()
     assert not isinstance(init_chat_model(f"openai:{MODEL}"), ChatOpenAI)
     assert langchain_openai.ChatOpenAI is not ChatOpenAI
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from tests.transport.odd_server import OddServer, Seen, Send, odd_server, reply
 
-from keyfleet import KeyPool, Limits, ModelLimits, Organization
-from langchain_keyfleet import AzureChatOpenAI, AzureOpenAI, AzureOpenAIEmbeddings
+from langchain_quotafleet import AzureChatOpenAI, AzureOpenAI, AzureOpenAIEmbeddings
+from quotafleet import KeyPool, Limits, ModelLimits, Organization
 
 VERSION = "2024-10-21"
 
@@ -42,8 +42,8 @@ def test_requests_go_to_each_keys_own_resource(
 ) -> None:
     llm = AzureChatOpenAI(pool=azure_pool, api_version=VERSION, **arguments)
     assert isinstance(llm, langchain_openai.AzureChatOpenAI)
-    owners = [llm.invoke("Is it?").response_metadata["keyfleet"]["owner"] for _ in range(10)]
-    owners.append(asyncio.run(llm.ainvoke("Is it?")).response_metadata["keyfleet"]["owner"])
+    owners = [llm.invoke("Is it?").response_metadata["quotafleet"]["owner"] for _ in range(10)]
+    owners.append(asyncio.run(llm.ainvoke("Is it?")).response_metadata["quotafleet"]["owner"])
     assert set(owners) == {"west", "north"}
     for owner, seen in zip(owners, odd.seen, strict=True):
         path = f"/{owner}/openai/deployments/mini/chat/completions?api-version={VERSION}"
@@ -60,7 +60,7 @@ def test_one_key_is_a_pool_of_one(odd: OddServer) -> None:
         api_version=VERSION,
         api_key=SecretStr("west0123456789abcdef"),
     )
-    assert llm.invoke("Is it?").response_metadata["keyfleet"]["owner"] == "default"
+    assert llm.invoke("Is it?").response_metadata["quotafleet"]["owner"] == "default"
     assert odd.seen[0].path.startswith("/openai/deployments/mini/chat/completions?")
     assert odd.seen[0].headers["api-key"] == "west0123456789abcdef"
 
@@ -103,7 +103,7 @@ def test_entra_tokens_are_left_to_the_sdk(odd: OddServer) -> None:
         api_version=VERSION,
         azure_ad_token=SecretStr("token"),
     )
-    assert "keyfleet" not in llm.invoke("Is it?").response_metadata
+    assert "quotafleet" not in llm.invoke("Is it?").response_metadata
     assert odd.seen[0].headers["authorization"] == "Bearer token"
 
 
@@ -145,7 +145,7 @@ def test_completions_go_to_each_keys_own_resource(odd: OddServer, azure_pool: Ke
     assert isinstance(llm, langchain_openai.AzureOpenAI)
     told = [llm.generate(["Is it?"]).llm_output for _ in range(4)]
     told.append(asyncio.run(llm.agenerate(["Is it?"])).llm_output)
-    owners = [(one or {})["keyfleet"][0]["owner"] for one in told]
+    owners = [(one or {})["quotafleet"][0]["owner"] for one in told]
     assert set(owners) == {"west", "north"}
     for owner, seen in zip(owners, odd.seen, strict=True):
         path = f"/{owner}/openai/deployments/davinci/completions?api-version={VERSION}"

@@ -12,9 +12,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from pydantic import Field
 from tests.integrations.langchain.conftest import MODEL
 
-from keyfleet import KeyPool
-from keyfleet.testing import MockProvider
-from langchain_keyfleet import ChatOpenAI, ChatPool, _batch
+from langchain_quotafleet import ChatOpenAI, ChatPool, _batch
+from quotafleet import KeyPool
+from quotafleet.testing import MockProvider
 
 
 class Gone(BaseException):

@@ -24,9 +24,9 @@ from pydantic import BaseModel
 from tests.integrations.langchain.conftest import MODEL, NAMES, PoolOf
 from tests.transport.odd_server import DONE, OddServer, Seen, Send, delta, events, odd_server
 
-from keyfleet import KeyPool, Limits, Organization, WaitTimeout
-from keyfleet.testing import Fault, MockProvider, Server, ToolCall
-from langchain_keyfleet import ChatOpenAI
+from langchain_quotafleet import ChatOpenAI
+from quotafleet import KeyPool, Limits, Organization, WaitTimeout
+from quotafleet.testing import Fault, MockProvider, Server, ToolCall
 
 SECRET = "sk-mock-"
 
@@ -57,7 +57,7 @@ def test_invoke_answers_with_a_key_of_the_pool(llm: ChatOpenAI, provider: MockPr
     answer = llm.invoke("Is it?")
     assert answer.content == "yes"
     assert answer.usage_metadata is not None
-    facts = answer.response_metadata["keyfleet"]
+    facts = answer.response_metadata["quotafleet"]
     assert facts == {
         "key_id": f"{facts['owner']}#1",
         "owner": facts["owner"],
@@ -71,27 +71,27 @@ async def test_ainvoke_does_as_invoke(llm: ChatOpenAI, provider: MockProvider) -
     provider.script("yes")
     answer = await llm.ainvoke("Is it?")
     assert answer.content == "yes"
-    assert answer.response_metadata["keyfleet"]["owner"] in NAMES
+    assert answer.response_metadata["quotafleet"]["owner"] in NAMES
 
 
 def test_a_stream_tells_usage_and_key_once(llm: ChatOpenAI, provider: MockProvider) -> None:
     provider.script("one two three")
     chunks = list(llm.stream("Count."))
     assert len(chunks) > 3
-    assert [("keyfleet" in chunk.response_metadata) for chunk in chunks].count(True) == 1
+    assert [("quotafleet" in chunk.response_metadata) for chunk in chunks].count(True) == 1
     whole = chunks[0]
     for chunk in chunks[1:]:
         whole += chunk
     assert whole.content == "one two three"
     assert whole.usage_metadata is not None
-    assert whole.response_metadata["keyfleet"]["attempts"] == 1
+    assert whole.response_metadata["quotafleet"]["attempts"] == 1
 
 
 async def test_an_async_stream_does_as_a_stream(llm: ChatOpenAI, provider: MockProvider) -> None:
     provider.script("one two three")
     chunks = [chunk async for chunk in llm.astream("Count.")]
     assert "".join(str(chunk.content) for chunk in chunks) == "one two three"
-    assert chunks[0].response_metadata["keyfleet"]["owner"] in NAMES
+    assert chunks[0].response_metadata["quotafleet"]["owner"] in NAMES
     assert any(chunk.usage_metadata for chunk in chunks)
 
 
@@ -128,12 +128,12 @@ def test_tools(llm: ChatOpenAI, provider: MockProvider) -> None:
     bound = llm.bind_tools([weather])
     answer = bound.invoke("How is it in Oslo?")
     assert answer.tool_calls[0]["args"] == {"place": "Oslo"}
-    assert answer.response_metadata["keyfleet"]["owner"] in NAMES
+    assert answer.response_metadata["quotafleet"]["owner"] in NAMES
     whole: Any = None
     for chunk in bound.stream("How is it in Oslo?"):
         whole = chunk if whole is None else whole + chunk
     assert whole.tool_calls[0]["args"] == {"place": "Oslo"}
-    assert whole.response_metadata["keyfleet"]["owner"] in NAMES
+    assert whole.response_metadata["quotafleet"]["owner"] in NAMES
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
@@ -142,13 +142,13 @@ async def test_structured_output(llm: ChatOpenAI, provider: MockProvider, method
     answers: list[Any] = [structured.invoke("Oslo?"), await structured.ainvoke("Oslo?")]
     for answer in answers:
         assert isinstance(answer["parsed"], Weather)
-        assert answer["raw"].response_metadata["keyfleet"]["owner"] in NAMES
+        assert answer["raw"].response_metadata["quotafleet"]["owner"] in NAMES
 
 
 async def test_streamed_structured_output_tells_the_key_too(llm: ChatOpenAI) -> None:
     structured = llm.with_structured_output(Weather, method="json_schema", include_raw=True)
     raw = [part["raw"] for part in structured.stream("Oslo?") if "raw" in part]  # type: ignore[operator] # dicts
-    assert any("keyfleet" in message.response_metadata for message in raw)
+    assert any("quotafleet" in message.response_metadata for message in raw)
     parts: list[Any] = [part async for part in structured.astream("Oslo?")]
     assert any(isinstance(part.get("parsed"), Weather) for part in parts)
 
@@ -158,11 +158,11 @@ async def test_the_responses_api(pool: KeyPool, provider: MockProvider) -> None:
     llm = ChatOpenAI(model=MODEL, pool=pool, use_responses_api=True)
     for answer in (llm.invoke("Is it?"), await llm.ainvoke("Is it?")):
         assert answer.text == "yes"
-        assert answer.response_metadata["keyfleet"]["owner"] in NAMES
+        assert answer.response_metadata["quotafleet"]["owner"] in NAMES
     chunks = list(llm.stream("Is it?"))
     chunks += [chunk async for chunk in llm.astream("Is it?")]
     assert "".join(chunk.text for chunk in chunks) == "yesyes"
-    assert sum("keyfleet" in chunk.response_metadata for chunk in chunks) == 2
+    assert sum("quotafleet" in chunk.response_metadata for chunk in chunks) == 2
 
 
 # What it is
@@ -219,7 +219,7 @@ def test_copies_share_the_pool(llm: ChatOpenAI, pool: KeyPool) -> None:
     warm = llm.model_copy(update={"temperature": 1.0, "priority": "batch"})
     assert warm.pool is pool
     assert warm.root_client is llm.root_client
-    assert warm.invoke("Is it?").response_metadata["keyfleet"]
+    assert warm.invoke("Is it?").response_metadata["quotafleet"]
 
 
 def test_models_of_one_pool_share_connections(llm: ChatOpenAI, pool: KeyPool) -> None:
@@ -239,7 +239,7 @@ def test_usage_callbacks_count(llm: ChatOpenAI) -> None:
 
 def test_a_refused_owner_is_left_for_another(llm: ChatOpenAI, provider: MockProvider) -> None:
     provider.inject(Fault(action="429_rpm"))
-    facts = llm.invoke("Is it?").response_metadata["keyfleet"]
+    facts = llm.invoke("Is it?").response_metadata["quotafleet"]
     assert facts["attempts"] == 2
     assert provider.received == 2
 
@@ -282,7 +282,7 @@ def test_with_retry_does_not_multiply_what_the_pool_gave_up(
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_closed_pool_says_so(llm: ChatOpenAI, pool: KeyPool, is_async: bool) -> None:
-    from keyfleet import PoolClosed
+    from quotafleet import PoolClosed
 
     pool.close()
     with pytest.raises(PoolClosed):
@@ -290,7 +290,7 @@ def test_a_closed_pool_says_so(llm: ChatOpenAI, pool: KeyPool, is_async: bool) -
 
 
 def test_a_model_that_no_key_may_use(server: Server) -> None:
-    from keyfleet import Organization
+    from quotafleet import Organization
 
     acme = Organization(
         name="acme", keys=("sk-mock-acme-1",), base_url=server.base_url, only_models=("gpt-5*",)
@@ -307,13 +307,13 @@ def test_priority_and_bounds_are_said_in_headers(odd: OddServer, odd_pool: KeyPo
     llm = ChatOpenAI(model=MODEL, pool=odd_pool, priority="batch", wait_timeout=3)
     payload = llm._get_request_payload([("user", "x")], extra_headers={"x-mine": "1"})
     assert payload["extra_headers"] == {
-        "x-keyfleet-priority": "batch",
-        "x-keyfleet-timeout": "3.0",
+        "x-quotafleet-priority": "batch",
+        "x-quotafleet-timeout": "3.0",
         "x-mine": "1",
     }
-    llm.bind(extra_headers={"x-mine": "1", "x-keyfleet-priority": "interactive"}).invoke("Is it?")
+    llm.bind(extra_headers={"x-mine": "1", "x-quotafleet-priority": "interactive"}).invoke("Is it?")
     assert odd.seen[-1].headers["x-mine"] == "1"
-    assert not any(name.startswith("x-keyfleet") for name in odd.seen[-1].headers)
+    assert not any(name.startswith("x-quotafleet") for name in odd.seen[-1].headers)
 
 
 def test_a_priority_that_is_none_is_refused(llm: ChatOpenAI) -> None:
@@ -333,7 +333,7 @@ def odd() -> Iterator[OddServer]:
 
 @pytest.fixture
 def odd_pool(odd: OddServer) -> KeyPool:
-    from keyfleet import Organization
+    from quotafleet import Organization
 
     return KeyPool(
         Organization(name=name, keys=(f"sk-{name}-0123456789",), base_url=odd.base_url)
@@ -419,7 +419,7 @@ async def _until_free(pool: KeyPool) -> None:
 
 def test_a_revoked_key_is_not_used_again(llm: ChatOpenAI, provider: MockProvider) -> None:
     provider.revoke("acme-1")
-    owners = {llm.invoke(f"{n}?").response_metadata["keyfleet"]["owner"] for n in range(30)}
+    owners = {llm.invoke(f"{n}?").response_metadata["quotafleet"]["owner"] for n in range(30)}
     assert owners == {"birch", "cedar"}
 
 
@@ -429,7 +429,7 @@ def test_an_earlier_response_is_continued_by_its_owner(
     llm = ChatOpenAI(model=MODEL, pool=pool, use_responses_api=True)
     for _ in range(6):
         first = llm.invoke("Is it?")
-        owner = first.response_metadata["keyfleet"]["owner"]
+        owner = first.response_metadata["quotafleet"]["owner"]
         for _ in range(3):
             again = llm.invoke("And?", previous_response_id=first.response_metadata["id"])
-            assert again.response_metadata["keyfleet"]["owner"] == owner
+            assert again.response_metadata["quotafleet"]["owner"] == owner

@@ -16,9 +16,9 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from tests.integrations.langchain.conftest import MODEL
 
-from keyfleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
-from keyfleet.testing import Fault, MockProvider, Server, ToolCall
-from langchain_keyfleet import ChatPool
+from langchain_quotafleet import ChatPool
+from quotafleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
+from quotafleet.testing import Fault, MockProvider, Server, ToolCall
 
 
 class Answering(BaseChatModel):
@@ -129,7 +129,7 @@ def test_each_way_and_kind_settles_by_usage(way: str, kind: type[Answering]) -> 
     llm = ChatPool(models={"acme": kind(answer=said("yes", 40))}, pool=pool)
     answer = call(llm, way)
     assert answer.content == "yes"
-    facts = answer.response_metadata["keyfleet"]
+    facts = answer.response_metadata["quotafleet"]
     assert facts.pop("waited_for") == pytest.approx(0, abs=0.2)
     assert facts == {"key_id": "acme#1", "owner": "acme", "attempts": 1}
     assert answer.usage_metadata["total_tokens"] == 80
@@ -155,7 +155,7 @@ def test_a_refusal_goes_to_another_owner(way: str, status: int) -> None:
         "birch": AsyncStreaming(answer=said("yes")),
     }
     llm = ChatPool(models=models, pool=pool)
-    owners = {call(llm, way).response_metadata["keyfleet"]["owner"] for _ in range(8)}
+    owners = {call(llm, way).response_metadata["quotafleet"]["owner"] for _ in range(8)}
     assert owners == {"birch"}
     assert pool.status().in_flight == 0
 
@@ -323,7 +323,7 @@ def test_a_models_rate_limiter_is_asked_before_each_attempt(way: str) -> None:
         name: Streaming(answer=answers[name], rate_limiter=limiters[name]) for name in limiters
     }
     llm = ChatPool(models=models, pool=pool_of("acme", "birch"))
-    attempts = [call(llm, way).response_metadata["keyfleet"]["attempts"] for _ in range(4)]
+    attempts = [call(llm, way).response_metadata["quotafleet"]["attempts"] for _ in range(4)]
     assert limiters["birch"].acquired == 4
     assert limiters["acme"].acquired == sum(attempts) - 4
 
@@ -463,7 +463,7 @@ def test_tools_and_structured_output(llm: ChatPool, provider: MockProvider, way:
     provider.script(tool_calls=[ToolCall(name="weather", arguments={"place": "Oslo"})])
     answer = call(llm.bind_tools([weather]), way)
     assert answer.tool_calls[0]["args"] == {"place": "Oslo"}
-    assert answer.response_metadata["keyfleet"]["owner"] in ("acme", "birch")
+    assert answer.response_metadata["quotafleet"]["owner"] in ("acme", "birch")
     provider.script(tool_calls=[ToolCall(name="Weather", arguments={"place": "Oslo"})])
     asked = llm.with_structured_output(Weather, method="function_calling")
     assert asked.invoke("Oslo?") == Weather(place="Oslo")
@@ -482,7 +482,7 @@ def test_an_answer_that_came_whole_says_all_that_stock_says(
         answers.append(call(llm.bind_tools([weather]), its_way))
     stock, pooled = answers
     assert pooled.tool_calls[0]["args"] == stock.tool_calls[0]["args"] == {"place": "Oslo"}
-    assert set(pooled.response_metadata) == {*stock.response_metadata, "keyfleet"}
+    assert set(pooled.response_metadata) == {*stock.response_metadata, "quotafleet"}
     assert any(level.learned for scope in pool.status().scopes for level in scope.levels)
 
 
@@ -564,7 +564,7 @@ def test_what_is_bound_later_replaces_what_was_bound(llm: ChatPool) -> None:
 
 def test_a_refusal_over_http_fails_over(llm: ChatPool, provider: MockProvider) -> None:
     provider.inject(Fault(action="429_rpm"))
-    assert llm.invoke("x").response_metadata["keyfleet"]["attempts"] == 2
+    assert llm.invoke("x").response_metadata["quotafleet"]["attempts"] == 2
     provider.inject(Fault(action="error", code="unsupported_country_region_territory", times=None))
     with pytest.raises(openai.PermissionDeniedError):
         llm.invoke("x")

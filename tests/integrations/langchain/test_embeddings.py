@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.integrations.langchain.conftest import PoolOf
 from tests.transport.odd_server import Seen, Send, odd_server, reply
 
-from keyfleet import CannotServe, KeyPool, Limits, Organization, PoolClosed
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, Server, serve
-from langchain_keyfleet import OpenAIEmbeddings
-from langchain_keyfleet._packing import budget, packed, size
+from langchain_quotafleet import OpenAIEmbeddings
+from langchain_quotafleet._packing import budget, packed, size
+from quotafleet import CannotServe, KeyPool, Limits, Organization, PoolClosed
+from quotafleet._clock import SystemClock
+from quotafleet.testing import Fleet, MockProvider, Server, serve
 
 SMALL = "text-embedding-3-small"
 
@@ -153,7 +153,7 @@ def test_packing_keeps_every_text_once_and_the_bound(texts: list[Any], most: flo
 async def test_one_failure_ends_the_others_and_is_raised(
     pool_of: PoolOf, provider: MockProvider
 ) -> None:
-    from keyfleet.testing import Fault
+    from quotafleet.testing import Fault
 
     pool = pool_of(limits=Limits(rpm=6000, tpm=400))
     provider.inject(Fault(action="500", times=None))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyfleet.testing import MockProvider, Server, ToolCall
+from quotafleet.testing import MockProvider, Server, ToolCall
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -19,7 +19,7 @@ def test_an_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("keyfleet._default._pool", None)
+    monkeypatch.setattr("quotafleet._default._pool", None)
     monkeypatch.setenv("OPENAI_API_KEYS", "sk-mock-acme-1,sk-mock-birch-1,sk-mock-cedar-1")
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
     if name == "agent":

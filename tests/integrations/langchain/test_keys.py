@@ -12,9 +12,9 @@ from pydantic import SecretStr, ValidationError
 from tests.integrations.langchain.conftest import MODEL
 from tests.transport.odd_server import odd_server
 
-from keyfleet import ConfigError, KeyPool
-from keyfleet.testing import Fault, MockProvider, Server
-from langchain_keyfleet import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from langchain_quotafleet import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from quotafleet import ConfigError, KeyPool
+from quotafleet.testing import Fault, MockProvider, Server
 
 ACME, BIRCH = "sk-mock-acme-1", "sk-mock-birch-1"
 
@@ -29,7 +29,7 @@ def admitted(provider: MockProvider) -> dict[str, int]:
 
 def test_a_single_key_is_a_pool_of_one(server: Server, provider: MockProvider) -> None:
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url)
-    assert llm.invoke("Is it?").response_metadata["keyfleet"]["key_id"] == "default#1"
+    assert llm.invoke("Is it?").response_metadata["quotafleet"]["key_id"] == "default#1"
     assert len(llm.pool.keys) == 1
     assert admitted(provider) == {"acme-1": 1}
 
@@ -46,7 +46,7 @@ def test_models_with_one_key_share_its_pool(server: Server) -> None:
 def test_a_single_keys_refusal_is_waited_out(server: Server, provider: MockProvider) -> None:
     provider.inject(Fault(action="429_rpm"))
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url)
-    assert llm.invoke("Is it?").response_metadata["keyfleet"]["attempts"] == 2
+    assert llm.invoke("Is it?").response_metadata["quotafleet"]["attempts"] == 2
 
 
 def test_a_single_keys_other_headers_go_along_as_stocks_do() -> None:
@@ -179,7 +179,7 @@ def test_a_function_is_asked_before_each_request(
     llm = ChatOpenAI(model=MODEL, api_key=lambda: keys.pop(0), base_url=server.base_url)
     for _ in range(3):
         answer = asyncio.run(llm.ainvoke("Is it?")) if is_async else llm.invoke("Is it?")
-        assert answer.response_metadata["keyfleet"]["owner"] == "default"
+        assert answer.response_metadata["quotafleet"]["owner"] == "default"
     assert admitted(provider) == {"acme-1": 1, "birch-1": 2}
     assert keys == []
 
@@ -306,7 +306,7 @@ def test_a_bound_method_is_one_function_however_often_it_is_looked_up(server: Se
 def test_the_default_pool_serves_models_that_name_none(
     server: Server, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfleet._default._pool", None)
+    monkeypatch.setattr("quotafleet._default._pool", None)
     monkeypatch.setenv("OPENAI_API_KEYS", f"{ACME},{BIRCH}")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mock-cedar-1")
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
@@ -392,7 +392,7 @@ def test_configurable_fields_keep_the_pool(pool: KeyPool) -> None:
         temperature=ConfigurableField(id="temperature")
     )
     answer = llm.with_config(configurable={"temperature": 0.1}).invoke("Is it?")
-    assert answer.response_metadata["keyfleet"]
+    assert answer.response_metadata["quotafleet"]
     prepared, _ = llm.prepare({"configurable": {"temperature": 0.1}})  # type: ignore[attr-defined]
     assert prepared.pool is pool
     assert prepared.temperature == 0.1
@@ -422,6 +422,6 @@ def test_stock_made_in_the_same_process_is_left_alone(
     place = {"base_url": server.base_url, "model": MODEL}
     ours = ChatOpenAI(api_key=SecretStr(ACME), **place)
     stock = langchain_openai.ChatOpenAI(api_key=SecretStr(BIRCH), **place)
-    assert "keyfleet" not in stock.invoke("Is it?").response_metadata
+    assert "quotafleet" not in stock.invoke("Is it?").response_metadata
     ours.invoke("Is it?")
     assert admitted(provider) == {"acme-1": 1, "birch-1": 1}

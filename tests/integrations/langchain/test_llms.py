@@ -3,9 +3,9 @@
 import langchain_openai
 from tests.integrations.langchain.conftest import NAMES
 
-from keyfleet import KeyPool
-from keyfleet.testing import MockProvider
-from langchain_keyfleet import OpenAI
+from langchain_quotafleet import OpenAI
+from quotafleet import KeyPool
+from quotafleet.testing import MockProvider
 
 INSTRUCT = "gpt-3.5-turbo-instruct"
 
@@ -26,4 +26,7 @@ async def test_each_request_of_a_call_is_told(pool: KeyPool) -> None:
     prompts = ["one", "two", "three"]
     for result in (llm.generate(prompts), await llm.agenerate(prompts)):
         assert result.llm_output is not None
-        assert [facts["owner"] in NAMES for facts in result.llm_output["keyfleet"]] == [True, True]
+        assert [facts["owner"] in NAMES for facts in result.llm_output["quotafleet"]] == [
+            True,
+            True,
+        ]

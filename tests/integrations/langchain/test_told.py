@@ -19,8 +19,8 @@ from langchain_core.tracers.context import tracing_v2_enabled
 from langchain_core.tracers.langchain import LangChainTracer
 from tests.integrations.langchain.conftest import MODEL, NAMES
 
-from keyfleet import KeyPool
-from langchain_keyfleet import ChatOpenAI, ChatPool, OpenAI
+from langchain_quotafleet import ChatOpenAI, ChatPool, OpenAI
+from quotafleet import KeyPool
 
 WAYS = ("invoke", "stream", "ainvoke", "astream")
 
@@ -114,7 +114,7 @@ async def collect(pieces: AsyncIterator[Any]) -> list[Any]:
 
 
 def read(answer: Any) -> Any:
-    return answer.response_metadata["keyfleet"] if hasattr(answer, "response_metadata") else None
+    return answer.response_metadata["quotafleet"] if hasattr(answer, "response_metadata") else None
 
 
 async def test_each_way_of_calling_is_told_once_with_the_id_of_its_run(llm: Any) -> None:
@@ -132,7 +132,7 @@ async def test_each_way_of_calling_is_told_once_with_the_id_of_its_run(llm: Any)
                 whole += piece
             facts = read(whole)
         name, data, run_id = the_one(handler.told)
-        assert name == "keyfleet", way
+        assert name == "quotafleet", way
         assert run_id == the_one(handler.started), way
         assert data["owner"] in NAMES
         assert facts in (data, None), way
@@ -142,18 +142,18 @@ async def test_handlers_that_are_awaited_are_told(llm: Any) -> None:
     handler = AsyncEvents()
     await collect(llm.astream("Is it?", config={"callbacks": [handler]}))
     await llm.ainvoke("Is it?", config={"callbacks": [handler]})
-    assert [name for name, _ in handler.told] == ["keyfleet", "keyfleet"]
+    assert [name for name, _ in handler.told] == ["quotafleet", "quotafleet"]
 
 
 async def test_astream_events_has_it_among_its_events(llm: Any) -> None:
     events = await collect(llm.astream_events("Is it?", version="v2"))
     told = the_one([event for event in events if event["event"] == "on_custom_event"])
-    assert told["name"] == "keyfleet"
+    assert told["name"] == "quotafleet"
     assert told["data"]["owner"] in NAMES
     ends = [e for e in events if e["event"] in ("on_chat_model_end", "on_llm_end")]
     assert read(the_one(ends)["data"]["output"]) in (told["data"], None)
     assert the_one(ends)["run_id"] == told["run_id"]
-    assert the_one(ends)["metadata"]["keyfleet_owner"] == told["data"]["owner"]
+    assert the_one(ends)["metadata"]["quotafleet_owner"] == told["data"]["owner"]
 
 
 async def test_astream_events_of_a_chain_that_only_invokes_has_it(pool: KeyPool) -> None:
@@ -163,7 +163,7 @@ async def test_astream_events_of_a_chain_that_only_invokes_has_it(pool: KeyPool)
         return str((await llm.ainvoke(question, config=config)).text)
 
     events = await collect(RunnableLambda(step).astream_events("Is it?", version="v2"))
-    assert [e["name"] for e in events if e["event"] == "on_custom_event"] == ["keyfleet"]
+    assert [e["name"] for e in events if e["event"] == "on_custom_event"] == ["quotafleet"]
     assert [e["event"] for e in events].count("on_chat_model_stream") > 1
 
 
@@ -197,8 +197,8 @@ async def test_traced_runs_have_it_in_their_metadata(llm: Any, way: str) -> None
     await call(llm, way, langsmith)
     langsmith.wait_for_futures()
     for run in (the_one(tracer.runs).extra, the_one(client.updated)["extra"]):
-        assert run["metadata"]["keyfleet_owner"] in NAMES
-        assert run["metadata"]["keyfleet_attempts"] == 1
+        assert run["metadata"]["quotafleet_owner"] in NAMES
+        assert run["metadata"]["quotafleet_attempts"] == 1
         assert run["metadata"]["mine"] == 1
 
 
@@ -207,7 +207,7 @@ def test_a_tracer_of_the_environment_traces_a_stream_once(llm: Any) -> None:
     with tracing_v2_enabled(client=client) as tracer:  # type: ignore[arg-type] # stands for one
         list(llm.stream("Is it?"))
     tracer.wait_for_futures()
-    assert the_one(client.updated)["extra"]["metadata"]["keyfleet_owner"] in NAMES
+    assert the_one(client.updated)["extra"]["metadata"]["quotafleet_owner"] in NAMES
 
 
 def test_a_models_own_handlers_are_told_once(pool: KeyPool) -> None:

@@ -18,9 +18,9 @@ pytest.importorskip("litellm")
 
 import litellm
 
-from keyfleet._clock import SystemClock
-from keyfleet.testing import Fleet, MockProvider, MockSettings, Server, serve
-from litellm_keyfleet import KeyfleetRouting, _leases
+from litellm_quotafleet import QuotafleetRouting, _leases
+from quotafleet._clock import SystemClock
+from quotafleet.testing import Fleet, MockProvider, MockSettings, Server, serve
 
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
 CHAT = "gpt-4o-mini"
@@ -55,7 +55,7 @@ class World:
     def __init__(self, provider: MockProvider, server: Server) -> None:
         self.provider = provider
         self.server = server
-        self.installed: list[KeyfleetRouting] = []
+        self.installed: list[QuotafleetRouting] = []
 
     def deployment(
         self,
@@ -75,7 +75,7 @@ class World:
                 "api_base": self.server.base_url,
                 **params,
             },
-            "model_info": {"id": f"{name}-{key}", "keyfleet_provider": "openai", **(info or {})},
+            "model_info": {"id": f"{name}-{key}", "quotafleet_provider": "openai", **(info or {})},
         }
 
     def model_list(self, name: str = "fast", model: str = CHAT, **params: Any) -> list[Any]:
@@ -85,8 +85,8 @@ class World:
     def router(self, model_list: list[Any] | None = None, **options: Any) -> Any:
         return litellm.Router(model_list=model_list or self.model_list(), **options)
 
-    def routing(self, router: Any, **options: Any) -> KeyfleetRouting:
-        routing = KeyfleetRouting.install(router, **options)
+    def routing(self, router: Any, **options: Any) -> QuotafleetRouting:
+        routing = QuotafleetRouting.install(router, **options)
         self.installed.append(routing)
         return routing
 
@@ -130,7 +130,7 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
     assert _leases.open_leases() == 0, "a test left a lease open"
 
 
-def is_idle(routing: KeyfleetRouting) -> bool:
+def is_idle(routing: QuotafleetRouting) -> bool:
     status = routing.pool.status()
     waiting = sum(queue.waiting for queue in status.queues)
     return (
@@ -149,11 +149,11 @@ async def until(done: Callable[[], bool], within: float = 30.0) -> None:
         await asyncio.sleep(0.005)
 
 
-async def idle(routing: KeyfleetRouting) -> None:
+async def idle(routing: QuotafleetRouting) -> None:
     await until(lambda: is_idle(routing))
 
 
-def idle_now(routing: KeyfleetRouting) -> None:
+def idle_now(routing: QuotafleetRouting) -> None:
     ends_at = time.monotonic() + 30.0
     while not is_idle(routing):
         assert time.monotonic() < ends_at, "a lease is open"

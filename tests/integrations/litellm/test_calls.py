@@ -9,9 +9,7 @@ from typing import Any
 import litellm
 import pytest
 
-from keyfleet import KeyPool, Limits, Organization
-from keyfleet.testing import Fault
-from litellm_keyfleet import (
+from litellm_quotafleet import (
     _leases,
     acompletion,
     aembedding,
@@ -26,6 +24,8 @@ from litellm_keyfleet import (
     responses,
     text_completion,
 )
+from quotafleet import KeyPool, Limits, Organization
+from quotafleet.testing import Fault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, read, until, world_of
 
@@ -218,7 +218,7 @@ async def test_no_headroom_in_time_is_a_rate_limit_error() -> None:
     with world_of({"a": {"rpm": 60}}) as world:
         pool = pool_of(world, rpm=1)
         await acompletion(CHAT, MESSAGES, pool=pool)
-        with pytest.raises(litellm.RateLimitError, match="keyfleet"):
+        with pytest.raises(litellm.RateLimitError, match="quotafleet"):
             await acompletion(CHAT, MESSAGES, timeout=2, pool=pool)
         assert is_idle(pool)
         assert world.received == 1

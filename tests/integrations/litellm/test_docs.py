@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from litellm_keyfleet import KeyfleetRouting, proxy_handler, uninstall
+from litellm_quotafleet import QuotafleetRouting, proxy_handler, uninstall
 
 from .conftest import MESSAGES, World, idle, idle_now
 from .test_calls import pool_of
@@ -33,7 +33,7 @@ async def test_the_pages_code_runs(world: World) -> None:
         for block in routers:
             exec(compile(block, str(PAGE), "exec"), names)
             routing = names["router"].__dict__["async_get_available_deployment"].__self__
-            assert isinstance(routing, KeyfleetRouting)
+            assert isinstance(routing, QuotafleetRouting)
             world.installed.append(routing)
             await names["router"].acompletion("fast", MESSAGES)
             await idle(routing)

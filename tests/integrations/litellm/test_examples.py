@@ -23,7 +23,9 @@ def test_each_example_is_run() -> None:
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_example_runs(name: str, tmp_path: Path) -> None:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "KEYFLEET_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "QUOTAFLEET_"))
+    }
     done = subprocess.run(
         [sys.executable, EXAMPLES / name],
         cwd=tmp_path,

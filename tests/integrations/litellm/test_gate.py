@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from keyfleet.testing import Fault
-from litellm_keyfleet import _gate, acompletion
-from litellm_keyfleet._gate import WIDTH, Passage, gate
+from litellm_quotafleet import _gate, acompletion
+from litellm_quotafleet._gate import WIDTH, Passage, gate
+from quotafleet.testing import Fault
 
 from .conftest import CHAT, MESSAGES, idle, until, world_of
 from .test_calls import pool_of

@@ -7,9 +7,9 @@ from typing import Any
 import litellm
 import pytest
 
-from keyfleet import ConfigError, KeyPool, Limits, Organization
-from litellm_keyfleet import KeyfleetRouting, _leases
-from litellm_keyfleet._models import fleet_of
+from litellm_quotafleet import QuotafleetRouting, _leases
+from litellm_quotafleet._models import fleet_of
+from quotafleet import ConfigError, KeyPool, Limits, Organization
 
 from .conftest import CHAT, MESSAGES, World, idle
 
@@ -80,7 +80,7 @@ class TestLimits:
         return fleet_of(deployments, KeyPool).pool
 
     def levels(self, pool: KeyPool, *lanes: str) -> dict[str, dict[str, float]]:
-        from keyfleet import Demand
+        from quotafleet import Demand
 
         for lane in lanes:
             pool.lease(Demand(model=lane)).release()
@@ -131,7 +131,7 @@ class TestProviders:
             ("gpt-4o-mini", {"api_base": "https://eu.api.openai.com/v1"}, "openai"),
             ("openai/llama", {"api_base": "http://localhost:8000/v1"}, "generic"),
             ("mistral/mistral-small", {}, "generic"),
-            ("openai/m", {"info": {"keyfleet_provider": "generic"}}, "generic"),
+            ("openai/m", {"info": {"quotafleet_provider": "generic"}}, "generic"),
         ],
     )
     def test_rules_follow_the_provider(self, model: str, params: Any, name: str) -> None:
@@ -156,7 +156,7 @@ class TestFollowing:
         await router.acompletion("fast", MESSAGES)
         await idle(routing)
         router.add_deployment(litellm.types.router.Deployment(**world.deployment("other", 1)))
-        with pytest.raises(litellm.RateLimitError, match="keyfleet"):
+        with pytest.raises(litellm.RateLimitError, match="quotafleet"):
             await router.acompletion("fast", MESSAGES, timeout=5)
 
     async def test_a_deployment_that_is_deleted_serves_no_more(self, world: World) -> None:
@@ -204,7 +204,7 @@ class TestInstall:
     async def test_uninstall_gives_back_what_was_there(self, world: World) -> None:
         router = world.router(retry_after=7)
         before = litellm.DEFAULT_MAX_RETRIES
-        routing = KeyfleetRouting.install(router)
+        routing = QuotafleetRouting.install(router)
         assert router.disable_cooldowns
         assert litellm.DEFAULT_MAX_RETRIES == 0
         routing.uninstall()

@@ -22,8 +22,8 @@ pytest.importorskip("orjson", reason="needs litellm[proxy]")
 
 import uvicorn
 
-from keyfleet.testing import Fault
-from litellm_keyfleet import _leases, proxy_handler
+from litellm_quotafleet import _leases, proxy_handler
+from quotafleet.testing import Fault
 
 from .conftest import EMBED, MESSAGES, World, collect, until, world_of
 
@@ -31,7 +31,7 @@ MASTER_KEY = f"sk-{secrets.token_hex(24)}"
 CONFIG: dict[str, Any] = {
     "general_settings": {"master_key": MASTER_KEY},
     "litellm_settings": {
-        "callbacks": ["litellm_keyfleet.proxy_handler"],
+        "callbacks": ["litellm_quotafleet.proxy_handler"],
         "telemetry": False,
     },
     "router_settings": {"num_retries": 2},
@@ -186,7 +186,7 @@ async def test_a_clients_metadata_touches_no_lease(
     slow = asyncio.create_task(ask(client, "chat"))
     await until(lambda: world.received == 1)
     (name,) = _leases._open
-    forged = {"keyfleet_lease": name}
+    forged = {"quotafleet_lease": name}
     for place in ("metadata", "litellm_metadata", "model_info"):
         await client.chat.completions.create(
             model="fast",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.stores.redis_kit import serving
 
-from litellm_keyfleet.proxy import _PROXY, ProxyHandler
+from litellm_quotafleet.proxy import _PROXY, ProxyHandler
 
 from .conftest import MESSAGES, World, idle, world_of
 
@@ -22,7 +22,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType(_PROXY)
     monkeypatch.setitem(sys.modules, _PROXY, module)
     for name in ("CONFIG", "STRATEGY", "STORE", "WAIT_TIMEOUT"):
-        monkeypatch.delenv(f"KEYFLEET_{name}", raising=False)
+        monkeypatch.delenv(f"QUOTAFLEET_{name}", raising=False)
     monkeypatch.delenv("NUM_WORKERS", raising=False)
     return module
 
@@ -46,7 +46,7 @@ async def test_the_configured_pool_schedules(
     world: World, proxy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [key.name for key in world.provider.fleet.keys]
-    monkeypatch.setenv("KEYFLEET_CONFIG", config(world, tmp_path / "keyfleet.toml", names))
+    monkeypatch.setenv("QUOTAFLEET_CONFIG", config(world, tmp_path / "quotafleet.toml", names))
     proxy.llm_router = world.router()
     handler = ProxyHandler()
     await ask(handler)
@@ -74,7 +74,7 @@ async def test_a_configuration_that_does_not_fit_leaves_it_to_litellm(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     first = world.provider.fleet.keys[0].name
-    monkeypatch.setenv("KEYFLEET_CONFIG", config(world, tmp_path / "keyfleet.toml", [first]))
+    monkeypatch.setenv("QUOTAFLEET_CONFIG", config(world, tmp_path / "quotafleet.toml", [first]))
     proxy.llm_router = world.router()
     handler = ProxyHandler()
     await ask(handler)
@@ -87,7 +87,7 @@ async def test_a_configuration_that_does_not_fit_leaves_it_to_litellm(
 async def test_the_strategy_is_named_by_the_environment(
     world: World, proxy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("KEYFLEET_STRATEGY", "no-such-strategy")
+    monkeypatch.setenv("QUOTAFLEET_STRATEGY", "no-such-strategy")
     proxy.llm_router = world.router()
     handler = ProxyHandler()
     await ask(handler)
@@ -98,7 +98,7 @@ async def test_the_strategy_is_named_by_the_environment(
 async def test_the_wait_is_bounded_by_the_environment(
     proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KEYFLEET_WAIT_TIMEOUT", "30")
+    monkeypatch.setenv("QUOTAFLEET_WAIT_TIMEOUT", "30")
     with world_of({"a": {"rpm": 20}}) as world:
         proxy.llm_router = world.router(world.model_list(rpm=20), timeout=1.5)
         handler = ProxyHandler()
@@ -118,7 +118,7 @@ async def test_a_wait_that_is_none_leaves_it_to_litellm(
     caplog: pytest.LogCaptureFixture,
     told: str,
 ) -> None:
-    monkeypatch.setenv("KEYFLEET_WAIT_TIMEOUT", told)
+    monkeypatch.setenv("QUOTAFLEET_WAIT_TIMEOUT", told)
     proxy.llm_router = world.router()
     handler = ProxyHandler()
     await ask(handler)
@@ -139,13 +139,13 @@ async def test_several_workers_are_warned_of_unless_they_share_a_store(
         world.installed.append(handler.routing)
         assert caplog.text.count("2 workers each schedule") == 1
         with serving() as server:
-            monkeypatch.setenv("KEYFLEET_STORE", server.url)
+            monkeypatch.setenv("QUOTAFLEET_STORE", server.url)
 
 
 async def test_a_store_that_is_none_leaves_it_to_litellm(
     world: World, proxy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("KEYFLEET_STORE", "postgres://user:hidden@localhost")
+    monkeypatch.setenv("QUOTAFLEET_STORE", "postgres://user:hidden@localhost")
     proxy.llm_router = world.router()
     handler = ProxyHandler()
     await ask(handler)
@@ -164,6 +164,6 @@ async def test_without_a_router_it_says_so_once(
 
 
 async def test_a_client_names_no_lease(world: World, proxy: Any) -> None:
-    data: dict[str, Any] = {"metadata": {"keyfleet_lease": "x", "mine": 1}}
+    data: dict[str, Any] = {"metadata": {"quotafleet_lease": "x", "mine": 1}}
     await ask(ProxyHandler(), data)
     assert data == {"metadata": {"mine": 1}}

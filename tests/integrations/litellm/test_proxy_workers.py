@@ -23,7 +23,7 @@ pytest.importorskip("orjson", reason="needs litellm[proxy]")
 
 from tests.stores.redis_kit import TestServer, free_port, serving
 
-from keyfleet.stores.redis._report import FleetReport, read_fleet
+from quotafleet.stores.redis._report import FleetReport, read_fleet
 
 from .conftest import MESSAGES, World, world_of
 
@@ -42,7 +42,7 @@ def proxy(folder: Path, world: World, workers: int, **environment: str) -> Itera
     config = {
         "general_settings": {"master_key": MASTER_KEY},
         "litellm_settings": {
-            "callbacks": ["litellm_keyfleet.proxy_handler"],
+            "callbacks": ["litellm_quotafleet.proxy_handler"],
             "telemetry": False,
         },
         "router_settings": {"num_retries": 2},
@@ -55,7 +55,9 @@ def proxy(folder: Path, world: World, workers: int, **environment: str) -> Itera
     command += ["--host", "127.0.0.1", "--num_workers", str(workers), "--telemetry", "False"]
     # A worker imports for seconds, during which it answers no one: it is killed for that after 5 s.
     command += ["--timeout_worker_healthcheck", "60"]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "KEYFLEET_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "QUOTAFLEET_"))
+    }
     inherited |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", **environment}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -128,7 +130,7 @@ async def settled(redis: TestServer) -> FleetReport:
 async def test_workers_share_one_quota(redis: TestServer, tmp_path: Path) -> None:
     with (
         world_of({"a": {"rpm": RPM}, "b": {"rpm": RPM}}) as world,
-        proxy(tmp_path, world, workers=2, KEYFLEET_STORE=redis.url) as url,
+        proxy(tmp_path, world, workers=2, QUOTAFLEET_STORE=redis.url) as url,
     ):
         for _ in range(WARMING):
             await ask(url)

@@ -9,9 +9,9 @@ from typing import Any
 import litellm
 import pytest
 
-from keyfleet import KeyPool
-from keyfleet.testing import Fault
-from litellm_keyfleet import install, uninstall
+from litellm_quotafleet import install, uninstall
+from quotafleet import KeyPool
+from quotafleet.testing import Fault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, idle
 from .test_calls import IMAGE, TEXT, answered, is_idle, pool_of

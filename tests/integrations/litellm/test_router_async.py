@@ -10,9 +10,9 @@ from typing import Any
 import litellm
 import pytest
 
-from keyfleet.errors import ConfigError
-from keyfleet.testing import Fault
-from litellm_keyfleet import _leases, _slots
+from litellm_quotafleet import _leases, _slots
+from quotafleet.errors import ConfigError
+from quotafleet.testing import Fault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, idle, is_idle, read, until, world_of
 
@@ -333,7 +333,7 @@ class TestWaiting:
             routing = world.routing(router)
             await router.acompletion("fast", MESSAGES)
             began = time.monotonic()
-            with pytest.raises(litellm.RateLimitError, match="keyfleet") as refused:
+            with pytest.raises(litellm.RateLimitError, match="quotafleet") as refused:
                 await router.acompletion("fast", MESSAGES, timeout=5)
             assert time.monotonic() - began < 4
             assert int(refused.value.response.headers["retry-after"]) > 5

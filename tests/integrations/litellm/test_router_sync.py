@@ -11,8 +11,8 @@ from typing import Any
 import litellm
 import pytest
 
-from keyfleet.testing import Fault
-from litellm_keyfleet import _leases
+from litellm_quotafleet import _leases
+from quotafleet.testing import Fault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, idle_now, is_idle, world_of
 from .test_router_async import TOOL, answered
@@ -247,7 +247,7 @@ class TestWaiting:
             routing = world.routing(router)
             chat(router)
             began = time.monotonic()
-            with pytest.raises(litellm.RateLimitError, match="keyfleet"):
+            with pytest.raises(litellm.RateLimitError, match="quotafleet"):
                 router.completion("fast", MESSAGES, timeout=5)
             assert time.monotonic() - began < 4
             idle_now(routing)

@@ -11,10 +11,10 @@ import litellm
 import pytest
 from tests.stores.redis_kit import TestServer, serving
 
-from keyfleet.stores.redis import RedisStore
-from keyfleet.stores.redis._report import read_fleet
-from keyfleet.testing import Fault
-from litellm_keyfleet import _leases
+from litellm_quotafleet import _leases
+from quotafleet.stores.redis import RedisStore
+from quotafleet.stores.redis._report import read_fleet
+from quotafleet.testing import Fault
 
 from .conftest import MESSAGES, World, collect, read, until
 from .test_router_async import CASES, answered
@@ -127,7 +127,7 @@ async def test_routers_share_what_is_left(shared: Shared) -> None:
     for router in (one, other, one, other, one, other):
         await router.acompletion("fast", MESSAGES)
     for router in (one, other):
-        with pytest.raises(litellm.RateLimitError, match="keyfleet"):
+        with pytest.raises(litellm.RateLimitError, match="quotafleet"):
             await router.acompletion("fast", MESSAGES, timeout=5)
     assert shared.world.received == 6
 
@@ -143,5 +143,5 @@ async def test_a_changed_list_keeps_the_store(shared: Shared) -> None:
         for _ in range(2):
             await router.acompletion("fast", MESSAGES, timeout=5)
 
-    with pytest.raises(litellm.RateLimitError, match="keyfleet"):
+    with pytest.raises(litellm.RateLimitError, match="quotafleet"):
         await more_than_is_left()

@@ -1,0 +1,184 @@
+"""The OpenAI SDK's clients over a pool of keys: change the import, keep the program.
+
+    from quotafleet.openai import OpenAI          # was: from openai import OpenAI
+    client = OpenAI()                           # the default pool; or OpenAI(pool=pool)
+
+They are subclasses, so everything of the SDK works, for openai 2.x and 3.x: streams, `.parse`,
+`with_options`, uploads. The pool retries, not the SDK: `max_retries` bounds the pool's attempts.
+`timeout` bounds one attempt; how long a call may wait for headroom is the pool's `wait_timeout`.
+See `quotafleet.httpx` for the headers that a call may send and that answers carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+import openai
+
+from ._default import default_pool
+from ._transport.calls import PLACEHOLDER, SENTINEL
+from .errors import ConfigError
+from .httpx import owned_client, wrap_client
+
+if TYPE_CHECKING:
+    from .pool import KeyPool
+
+__all__ = ["AsyncOpenAI", "OpenAI"]
+
+#: Names an argument that a pool replaces -> what to do instead.
+_REPLACED: Final = {
+    "api_key": "Put the key into the pool: KeyPool.from_config(...) or OPENAI_API_KEYS",
+    "base_url": "Give it with the organization whose keys go there",
+    "websocket_base_url": "WebSockets don't go through a pool; use openai.OpenAI for them",
+    "workload_identity": "Use openai.OpenAI for it; a pool holds API keys",
+    "provider": "Give it with the organization whose keys go there",
+    "data_residency": "Give the region's base_url with the organization whose keys go there",
+}
+#: What `copy` hands to the constructor again; anything else is the user's.
+_OWN: Final = {"api_key": SENTINEL, "base_url": PLACEHOLDER, "websocket_base_url": PLACEHOLDER}
+
+
+def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the SDK's arguments, with those that come from the pool in their place.
+
+    Raises:
+        ConfigError: one was given that the pool decides.
+    """
+    for name, cure in _REPLACED.items():
+        value = arguments.pop(name, None)
+        own = _OWN.get(name)
+        if value is None or isinstance(value, openai.NotGiven):
+            continue
+        if own is None or str(value).rstrip("/") != own:
+            raise ConfigError(f"{name} comes from the pool", cure=cure)
+    return {**arguments, "api_key": SENTINEL, "base_url": PLACEHOLDER, "max_retries": 0}
+
+
+class _Pooled:
+    """What both clients add to the SDK's."""
+
+    pool: KeyPool
+    _attempts: int
+
+    def _took(self, pool: KeyPool, max_retries: int | None, attempts: int | None) -> None:
+        self.pool = pool
+        if attempts is None:
+            attempts = 0 if max_retries is None else max_retries + 1
+        self._attempts = attempts
+
+    def _copied(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what the SDK's `copy` is to be told, so that the copy keeps the pool."""
+        max_retries = options.pop("max_retries", None)
+        attempts = self._attempts
+        if isinstance(max_retries, int):
+            attempts = max_retries + 1
+        extra: Mapping[str, Any] = options.pop("_extra_kwargs", {})
+        pool = options.pop("pool", None) or self.pool
+        options.setdefault("websocket_base_url", PLACEHOLDER)  # so that it doesn't ask for ours
+        return {**options, "_extra_kwargs": {**extra, "pool": pool, "_attempts": attempts}}
+
+    def _headers(self, headers: dict[str, Any]) -> dict[str, Any]:
+        if not self._attempts:
+            return headers
+        return {"x-quotafleet-max-attempts": str(self._attempts), **headers}
+
+    @property
+    def websocket_base_url(self) -> NoReturn:
+        """Refuse: the SDK asks for this when it opens a WebSocket, which has no transport."""
+        raise ConfigError(
+            "Realtime and other WebSocket connections don't go through a pool",
+            cure="Take a lease (pool.lease(...)) and give its secret to openai.OpenAI",
+        )
+
+    @websocket_base_url.setter
+    def websocket_base_url(self, value: object) -> None:
+        """Take the SDK's word that there is none."""
+
+
+class OpenAI(_Pooled, openai.OpenAI):  # type: ignore[misc] # a property in place of an attribute
+    """`openai.OpenAI` over a pool.
+
+    Args:
+        pool: whose keys are used; ``None`` = the default pool.
+        http_client: a client of the SDK's family; it is used for its settings and stays open.
+        max_retries: how often a call is repeated at most; ``None`` = as the pool's policy says.
+        options: all that `openai.OpenAI` takes, except what the pool decides.
+
+    Raises:
+        ConfigError: `api_key` or `base_url` was given, or there is no pool.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: KeyPool | None = None,
+        http_client: Any = None,
+        max_retries: int | None = None,
+        _attempts: int | None = None,
+        **options: Any,
+    ) -> None:
+        options = _checked(options)
+        pool = pool or default_pool()
+        self._took(pool, max_retries, _attempts)
+        if http_client is None:
+            made = openai.DefaultHttpxClient()
+            http_client = owned_client(made, pool, base_url=PLACEHOLDER)
+        else:
+            http_client = wrap_client(http_client, pool, base_url=PLACEHOLDER)
+        super().__init__(http_client=http_client, **options)
+
+    def copy(self, **options: Any) -> Self:
+        """Return a client with other options and the same pool, as the SDK's own `copy`."""
+        return super().copy(**self._copied(options))
+
+    with_options = copy
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """The SDK's headers, with the bound on attempts if there is one."""
+        return self._headers(super().default_headers)
+
+
+class AsyncOpenAI(_Pooled, openai.AsyncOpenAI):  # type: ignore[misc]
+    """`openai.AsyncOpenAI` over a pool; one client may serve several event loops.
+
+    Args:
+        pool: whose keys are used; ``None`` = the default pool.
+        http_client: a client of the SDK's family; it is used for its settings and stays open.
+        max_retries: how often a call is repeated at most; ``None`` = as the pool's policy says.
+        options: all that `openai.AsyncOpenAI` takes, except what the pool decides.
+
+    Raises:
+        ConfigError: `api_key` or `base_url` was given, or there is no pool.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: KeyPool | None = None,
+        http_client: Any = None,
+        max_retries: int | None = None,
+        _attempts: int | None = None,
+        **options: Any,
+    ) -> None:
+        options = _checked(options)
+        pool = pool or default_pool()
+        self._took(pool, max_retries, _attempts)
+        if http_client is None:
+            made = openai.DefaultAsyncHttpxClient()
+            http_client = owned_client(made, pool, base_url=PLACEHOLDER)
+        else:
+            http_client = wrap_client(http_client, pool, base_url=PLACEHOLDER)
+        super().__init__(http_client=http_client, **options)
+
+    def copy(self, **options: Any) -> Self:
+        """Return a client with other options and the same pool, as the SDK's own `copy`."""
+        return super().copy(**self._copied(options))
+
+    with_options = copy
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """The SDK's headers, with the bound on attempts if there is one."""
+        return self._headers(super().default_headers)
