@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from quotafleet import ConfigError, KeyPool
-from quotafleet._limits import RULES, Limit
 from quotafleet.config import ReadableSecretWarning, json_schema, load, load_default
+from quotafleet.limits import RULES, Limit
 
 SECRET = "sk-test-0123456789-abcdefgh"
 OTHER = "sk-test-9876543210-hgfedcba"

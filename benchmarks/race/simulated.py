@@ -18,11 +18,11 @@ from benchmarks.race.result import Result
 from benchmarks.race.scenarios import AT_A_TIME, MODEL, SCENARIOS, Job, Scenario
 
 from quotafleet import Demand, KeyPool, Limits, Organization, RetryPolicy, Usage
-from quotafleet._core.effects import Send
-from quotafleet._core.flow import Reply
+from quotafleet._core.admission.effects import Send
+from quotafleet._core.call.flow import AttemptResult
 from quotafleet._lease import Lease
-from quotafleet._outcome import OK, Kind, Outcome
 from quotafleet.errors import CannotServe
+from quotafleet.outcomes import OK, Kind, Outcome
 from quotafleet.simulate import Process, Simulation
 from quotafleet.strategies import strategy
 from quotafleet.testing import Ask, Call, FakeClock, MockProvider
@@ -39,7 +39,7 @@ SCATTER: Final = 0.004
 class Flight(Process[Any]):
     """A call whose request is on its way for a while before it arrives."""
 
-    arrive: Callable[[Any], tuple[float, Reply[object]]]
+    arrive: Callable[[Any], tuple[float, AttemptResult[object]]]
     way: Callable[[], float]
     work: Callable[[float], float]
 
@@ -59,7 +59,7 @@ class Flight(Process[Any]):
         wake = super()._waker()
         return lambda: self._simulation.at(self.work(0.0), wake)
 
-    def _read(self, reply: Reply[object]) -> None:
+    def _read(self, reply: AttemptResult[object]) -> None:
         self._simulation.at(self.work(READING), lambda: self.resume(reply))
 
 
@@ -177,7 +177,7 @@ class Race:
         flight.arrive = lambda grant: self._arrive(self.pool.leased(grant), job)
         flight.resume()
 
-    def _arrive(self, lease: Lease, job: Job) -> tuple[float, Reply[object]]:
+    def _arrive(self, lease: Lease, job: Job) -> tuple[float, AttemptResult[object]]:
         call = Call(
             secret=lease.secret.reveal(),
             model=MODEL,
@@ -189,7 +189,7 @@ class Race:
             exchange.abort(0)
             kind = Kind.TIMEOUT if exchange.drop == "timeout" else Kind.NETWORK
             wait = self.scenario.timeout if exchange.drop == "timeout" else back
-            return wait, Reply(outcome=Outcome(kind=kind, charged=True), response=exchange)
+            return wait, AttemptResult(outcome=Outcome(kind=kind, charged=True), response=exchange)
         rules = self.pool.provider(lease._grant.key)
         headers = {name.lower(): value for name, value in exchange.headers()}
         observation = rules.observe(exchange.status, headers)
@@ -199,7 +199,7 @@ class Race:
             if outcome.kind is Kind.RATE_LIMITED:
                 self.refusals.append((self.clock.now(), lease.owner, outcome.code))
         exchange.finish()
-        return exchange.latency_s + back, Reply(
+        return exchange.latency_s + back, AttemptResult(
             outcome=outcome, response=exchange, observation=observation
         )
 

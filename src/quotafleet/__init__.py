@@ -1,12 +1,8 @@
 """quotafleet: a fleet of API keys under the LLM framework you already use."""
 
-from ._core.retry import RetryPolicy
-from ._keys import ApiKey, Scope, Secret
+from ._core.call.retry import RetryPolicy
 from ._lease import Lease
-from ._limits import Limit, Limits
-from ._owners import ModelLimits, Organization, Project
 from ._status import Status
-from ._usage import Demand, Usage
 from .errors import (
     CannotServe,
     ConfigError,
@@ -18,7 +14,11 @@ from .errors import (
     TooLarge,
     WaitTimeout,
 )
+from .keys import ApiKey, Scope, Secret
+from .limits import Limit, Limits
+from .owners import ModelLimits, Organization, Project
 from .pool import KeyPool
+from .usage import Demand, Usage
 
 __all__ = [
     "ApiKey",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ._core.bucket import Level
-from ._core.prospects import why
-from ._core.scheduler import Scheduler
-from ._outcome import Kind, Outcome
-from ._usage import Usage
+from ._core.admission.refusals import why
+from ._core.admission.scheduler import Scheduler
+from ._core.quota.token_bucket import BucketLevel
+from .outcomes import Kind, Outcome
+from .usage import Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,13 +78,13 @@ class ScopeStatus:
 
     owner: str
     family: str
-    levels: tuple[Level, ...]
+    levels: tuple[BucketLevel, ...]
     in_flight: int
     granted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SickStatus:
+class UnavailableStatus:
     """A key, owner or model that is not in use, why, and for how many seconds more."""
 
     subject: str
@@ -109,7 +109,7 @@ class Status:
 
     scopes: tuple[ScopeStatus, ...]
     keys: tuple[KeyStatus, ...]
-    sick: tuple[SickStatus, ...]
+    unavailable: tuple[UnavailableStatus, ...]
     queues: tuple[WaitStatus, ...]
 
     @property
@@ -128,7 +128,7 @@ def status_of(scheduler: Scheduler, counts: Mapping[str, Counts], now: float) ->
     return Status(
         scopes=tuple(_scopes(scheduler, now)),
         keys=tuple(_keys(scheduler, counts)),
-        sick=tuple(_sick(scheduler, now)),
+        unavailable=tuple(_unavailable(scheduler, now)),
         queues=tuple(_queues(scheduler, now)),
     )
 
@@ -149,15 +149,15 @@ def _scopes(scheduler: Scheduler, now: float) -> list[ScopeStatus]:
 def _keys(scheduler: Scheduler, counts: Mapping[str, Counts]) -> list[KeyStatus]:
     found = []
     for key in scheduler.fleet.keys:
-        subject = scheduler.fleet.key_subject(key)
+        circuit = scheduler.fleet.key_circuit(key)
         done = counts[key.key_id]
         found.append(
             KeyStatus(
                 key_id=key.key_id,
                 owner=key.organization if key.project is None else key.scopes[1].name,
                 masked=key.secret.masked,
-                health=subject.state.value,
-                reason=subject.reason,
+                health=circuit.state.value,
+                reason=circuit.reason,
                 granted=done.granted,
                 answered=done.answered,
                 refused=done.refused,
@@ -169,26 +169,26 @@ def _keys(scheduler: Scheduler, counts: Mapping[str, Counts]) -> list[KeyStatus]
     return found
 
 
-def _sick(scheduler: Scheduler, now: float) -> list[SickStatus]:
+def _unavailable(scheduler: Scheduler, now: float) -> list[UnavailableStatus]:
     return [
-        SickStatus(
-            subject=subject.name,
-            state=subject.state.value,
-            reason=subject.reason,
-            retry_after=subject.until - now if subject.until < float("inf") else None,
+        UnavailableStatus(
+            subject=circuit.name,
+            state=circuit.state.value,
+            reason=circuit.reason,
+            retry_after=circuit.until - now if circuit.until < float("inf") else None,
         )
-        for subject in scheduler.conditions.ailing()
+        for circuit in scheduler.health_tracker.ailing()
     ]
 
 
 def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
     return [
         WaitStatus(
-            model=lane.route.model,
-            waiting=lane.waiting,
-            longest_for=now - min(ticket.entered_at for ticket in lane),
+            model=queue.candidates.model,
+            waiting=queue.waiting,
+            longest_for=now - min(waiter.entered_at for waiter in queue),
             why=why(head, now),
         )
-        for lane in scheduler.waiting_lanes()
-        if (head := lane.head) is not None
+        for queue in scheduler.waiting_queues()
+        if (head := queue.head) is not None
     ]

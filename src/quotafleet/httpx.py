@@ -12,7 +12,7 @@ the same, their classes unrelated.
 What the caller sees: the last answer, whole, with ``x-should-retry: false`` if it is an error;
 or the transport's last exception; or, if the pool grants no key, a 429 whose body says why.
 Every answer carries ``x-quotafleet-attempts``, ``-waited-for``, and, if a key was used, ``-key-id``
-and ``-owner``; ``response.extensions["quotafleet"]`` has the same as an `Answered`, or is the
+and ``-owner``; ``response.extensions["quotafleet"]`` has the same as a `CallInfo`, or is the
 `CannotServe`. Its cookies are not kept. A call may send ``x-quotafleet-priority``, ``-timeout``
 (seconds it may wait), ``-deadline-after`` (seconds) and ``-max-attempts``. Of a closed pool the
 caller sees `PoolClosed`.
@@ -29,8 +29,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from ._transport.calls import POOLED, SENTINEL, Answered, Gate, readable_encoding
-from ._transport.sending import (
+from ._transport.call import POOLED, SENTINEL, CallInfo, RequestClassifier, readable_encoding
+from ._transport.httpx_compat import Httpx
+from ._transport.transports import (
     CONNECTIONS,
     AsyncBody,
     AsyncTransport,
@@ -38,7 +39,6 @@ from ._transport.sending import (
     SyncTransport,
     Transport,
 )
-from ._transport.wire import Httpx
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SENTINEL",
-    "Answered",
+    "CallInfo",
     "Family",
     "async_http_client",
     "family",
@@ -214,7 +214,9 @@ def _wrap(
     own_key: bool = False,
 ) -> Any:
     kind = family(client)
-    gate = Gate(pool, kind.module, base_url=base_url, attempts=attempts, own_key=own_key)
+    gate = RequestClassifier(
+        pool, kind.module, base_url=base_url, attempts=attempts, own_key=own_key
+    )
     is_async = isinstance(client, kind.module.AsyncClient)
     make = kind.AsyncPoolTransport if is_async else kind.PoolTransport
     # By the URL that is really asked: proxies, and hosts that need none, go by that.

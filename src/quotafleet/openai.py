@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 import openai
 
 from ._default import default_pool
-from ._transport.calls import PLACEHOLDER, SENTINEL
+from ._transport.call import PLACEHOLDER, SENTINEL
 from .errors import ConfigError
 from .httpx import owned_client, wrap_client
 

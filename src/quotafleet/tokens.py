@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from ._protocols import TokenCounter
+    from .protocols import TokenCounter
 
 _DATA_URL: Final = re.compile(rb"data:[\w/+.-]{1,100};base64,[A-Za-z0-9+/=]*")
 #: Keys, hashes and base64: runs that no word reaches.

@@ -7,8 +7,8 @@ from tenacity import stop_after_attempt, stop_after_delay, wait_exponential, wai
 from tenacity.stop import stop_any
 
 from quotafleet import RetryPolicy
-from quotafleet._core.retry import RULES, Attempts, Budget, Verdict
-from quotafleet._outcome import Kind, Outcome
+from quotafleet._core.call.retry import RULES, Attempts, RetryBudget, Verdict
+from quotafleet.outcomes import Kind, Outcome
 
 OTHERS = frozenset({"a", "b", "c"})
 
@@ -19,7 +19,7 @@ def decide(
     policy: RetryPolicy | None = None,
     attempts: Attempts | None = None,
     others: frozenset[str] = OTHERS,
-    budget: Budget | None = None,
+    budget: RetryBudget | None = None,
     now: float = 0.0,
     **told: object,
 ) -> Verdict:
@@ -28,7 +28,7 @@ def decide(
         Outcome(kind=kind, **told),  # type: ignore[arg-type]
         owner="a",
         others=others,
-        budget=budget or Budget(),
+        budget=budget or RetryBudget(),
         now=now,
     )
 
@@ -126,14 +126,14 @@ def test_conflict_is_repeated_once() -> None:
 
 class TestBudget:
     def test_faults_draw_on_it_and_rate_limits_do_not(self) -> None:
-        budget = Budget(most=2, per_second=0)
+        budget = RetryBudget(most=2, per_second=0)
         assert decide(Kind.SERVER_ERROR, budget=budget).retry
         assert decide(Kind.SERVER_ERROR, budget=budget).retry
         assert not decide(Kind.SERVER_ERROR, budget=budget).retry
         assert decide(Kind.RATE_LIMITED, budget=budget).retry
 
     def test_calls_and_time_earn_it_back_up_to_its_bound(self) -> None:
-        budget = Budget(most=1, per_call=0.25, per_second=0.5)
+        budget = RetryBudget(most=1, per_call=0.25, per_second=0.5)
         assert budget.spend(0.0)
         for _ in range(3):
             budget.earn()

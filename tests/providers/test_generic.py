@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._keys import ApiKey, Secret
-from quotafleet._limits import DAY, MINUTE, MONTH, Metric
-from quotafleet._outcome import Kind, Observation, Reading
-from quotafleet._protocols import Plan, Provider
-from quotafleet._usage import Demand, Usage
 from quotafleet.errors import ConfigError
+from quotafleet.keys import ApiKey, Secret
+from quotafleet.limits import DAY, MINUTE, MONTH, Metric
+from quotafleet.outcomes import Kind, Observation, Reading
+from quotafleet.protocols import Plan, Provider
 from quotafleet.providers import PROVIDERS, Generic, OpenAI, provider
+from quotafleet.usage import Demand, Usage
 
 
 def observe(headers: dict[str, str]) -> Observation:

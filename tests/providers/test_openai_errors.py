@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._limits import DAY, MINUTE, MONTH, Metric
-from quotafleet._outcome import OK, Kind, Outcome
+from quotafleet.limits import DAY, MINUTE, MONTH, Metric
+from quotafleet.outcomes import OK, Kind, Outcome
 from quotafleet.providers import OpenAI
 
 ORG = "organization org-acme"

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
 
-from .._core.queue import PATIENCE
+from .._core.admission.wait_queue import PATIENCE
 from ..errors import ConfigError
 
 #: Standard deviation of a drawn size's logarithm: nine of ten lie between 0.44 and 2.3 times the

@@ -11,10 +11,10 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from .._keys import ApiKey, origin
-from .._limits import Limits
-from .._owners import ModelLimits, Organization, Project
 from ..config import json_schema
+from ..keys import ApiKey, origin
+from ..limits import Limits
+from ..owners import ModelLimits, Organization, Project
 from ..pool import KeyPool
 from ..providers import provider
 from ._console import arguments, errors_told, number, out, plural, say

@@ -25,11 +25,11 @@ from typing import Final, NotRequired, TypedDict
 from pydantic import ValidationError
 from tenacity import stop_after_attempt, wait_exponential
 
-from .._core.retry import RetryPolicy
-from .._keys import Secret
-from .._owners import ModelLimits, Organization, Project
-from .._protocols import Store
+from .._core.call.retry import RetryPolicy
 from ..errors import ConfigError
+from ..keys import Secret
+from ..owners import ModelLimits, Organization, Project
+from ..protocols import Store
 from ..stores import open_store
 from ._references import ReadableSecretWarning, resolve
 from ._schema import (

@@ -27,9 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from .._keys import origin
-from .._limits import RULES, Limit, Limits, Metric
 from ..errors import ConfigError
+from ..keys import origin
+from ..limits import RULES, Limit, Limits, Metric
 from ..providers import provider
 from ..strategies import strategy
 

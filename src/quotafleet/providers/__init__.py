@@ -6,8 +6,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Final
 
-from .._protocols import Provider
 from ..errors import ConfigError
+from ..protocols import Provider
 from .azure import AzureOpenAI
 from .generic import Generic
 from .openai import OpenAI

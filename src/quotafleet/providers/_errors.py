@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .._keys import ScopeKind
-from .._limits import Metric
-from .._outcome import Kind, Outcome
+from ..keys import ScopeKind
+from ..limits import Metric
+from ..outcomes import Kind, Outcome
 from . import _json, _wording
 from ._durations import retry_after
 

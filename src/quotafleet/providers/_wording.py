@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from .._limits import DAY, MINUTE, Metric
+from ..limits import DAY, MINUTE, Metric
 from ._durations import LONGEST, PART, duration
 from ._headers import MOST, PERIODS
 

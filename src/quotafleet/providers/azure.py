@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .._keys import ApiKey
-from .._protocols import Plan
+from ..keys import ApiKey
+from ..protocols import Plan
 from .openai import OpenAI
 
 __all__ = ["AzureOpenAI"]

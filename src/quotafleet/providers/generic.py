@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .._keys import ApiKey
-from .._limits import MINUTE, MONTH, Metric
-from .._outcome import OK, Kind, Observation, Outcome, Reading
-from .._protocols import Plan, TokenCounter
-from .._usage import Usage
+from ..keys import ApiKey
+from ..limits import MINUTE, MONTH, Metric
+from ..outcomes import OK, Kind, Observation, Outcome, Reading
+from ..protocols import Plan, TokenCounter
 from ..tokens import bytes4
+from ..usage import Usage
 from . import _durations, _errors, _ratelimit_fields
 from ._errors import Rule
 from ._headers import Fields, bucket, sane

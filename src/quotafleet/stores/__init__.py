@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._protocols import Store
 from ..errors import ConfigError
+from ..protocols import Store
 from .memory import MemoryStore
 
 __all__ = ["MemoryStore", "open_store"]

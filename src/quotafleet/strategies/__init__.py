@@ -12,8 +12,8 @@ from importlib.metadata import entry_points
 from random import Random
 from typing import Final
 
-from .._protocols import Strategy
 from ..errors import ConfigError
+from ..protocols import Strategy
 from .headroom import HeadroomWeighted
 from .rotation import RoundRobin
 from .usage import LeastUsed

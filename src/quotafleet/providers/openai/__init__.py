@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, get_args
 
-from ..._keys import ApiKey
-from ..._outcome import OK, Observation, Outcome
-from ..._protocols import Plan, TokenCounter
-from ..._usage import Usage
 from ...errors import ConfigError
+from ...keys import ApiKey
+from ...outcomes import OK, Observation, Outcome
+from ...protocols import Plan, TokenCounter
 from ...tokens import bytes4
+from ...usage import Usage
 from .. import _errors
 from . import _estimate, _headers, _usage
 from ._estimate import Reserve

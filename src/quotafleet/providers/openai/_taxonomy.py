@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ..._limits import MONTH, Metric
-from ..._outcome import Kind
+from ...limits import MONTH, Metric
+from ...outcomes import Kind
 from .._errors import Rule
 
 

@@ -1,0 +1,95 @@
+"""Who listens to a pool, and what they are told of what happens in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ._core.admission.effects import Grant, Settle
+from ._core.health.circuit_breaker import CircuitState
+from .errors import CannotServe, WaitTimeout
+from .events import (
+    Available,
+    Event,
+    Leased,
+    Listener,
+    OwnersMerged,
+    Refused,
+    Settled,
+    Throttled,
+    Unavailable,
+)
+from .outcomes import Kind
+
+
+class EventDispatcher:
+    """The listeners of one pool. They are told outside its lock."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self.listeners = tuple(listeners)
+        #: How often one of them raised.
+        self.failed = 0
+
+    def emit(self, event: Event) -> None:
+        """Call every listener with an event."""
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:  # a listener's fault is its own, not the call's
+                self.failed += 1
+
+    def leased(self, grant: Grant) -> None:
+        """Tell that a call was granted a key."""
+        self.emit(
+            Leased(
+                key_id=grant.key.key_id,
+                owner=grant.candidate.account.owner,
+                model=grant.demand.model,
+                waited_for=grant.waited_for,
+            )
+        )
+
+    def gave_up(self, refusal: CannotServe) -> None:
+        """Tell that a call was not granted any."""
+        waited_for = refusal.waited_for if isinstance(refusal, WaitTimeout) else 0.0
+        self.emit(
+            Refused(model=refusal.model, waited_for=waited_for, code=refusal.code, why=refusal.why)
+        )
+
+    def ended(self, settle: Settle, now: float) -> None:
+        """Tell what became of an attempt in the end."""
+        grant, outcome = settle.grant, settle.outcome
+        key_id, owner = grant.key.key_id, grant.candidate.account.owner
+        model = grant.demand.model
+        if outcome is not None and outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN):
+            self.emit(
+                Throttled(
+                    key_id=key_id,
+                    owner=owner,
+                    model=model,
+                    code=outcome.code,
+                    retry_after=outcome.retry_after,
+                )
+            )
+        self.emit(
+            Settled(
+                key_id=key_id,
+                owner=owner,
+                model=model,
+                outcome=outcome.kind.value if outcome is not None else "released",
+                usage=settle.usage,
+                held_for=now - grant.at,
+            )
+        )
+
+    def moved(self, changed: Iterable[tuple[str, CircuitState, str]]) -> None:
+        """Tell which keys, owners and models are in use, or left alone, from now on."""
+        for name, state, reason in changed:
+            if state is CircuitState.CLOSED:
+                self.emit(Available(subject=name))
+            else:
+                self.emit(Unavailable(subject=name, state=state.value, reason=reason))
+
+    def merged(self, merges: Iterable[tuple[str, str]]) -> None:
+        """Tell which organizations turned out to be one."""
+        for organization, into in merges:
+            self.emit(OwnersMerged(organization=organization, into=into))
