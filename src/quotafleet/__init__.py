@@ -1,6 +1,7 @@
 """quotafleet: a fleet of API keys under the LLM framework you already use."""
 
 from ._core.call.retry import RetryPolicy
+from ._default import default_pool
 from ._lease import Lease
 from ._status import Status
 from .errors import (
@@ -44,4 +45,5 @@ __all__ = [
     "TooLarge",
     "Usage",
     "WaitTimeout",
+    "default_pool",
 ]

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from .errors import ConfigError
 from .keys import ApiKey, Secret, origin
 from .limits import Limits
+from .protocols import Provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ class Organization:
         name: unique in a pool.
         keys: secrets; a `str` is taken as the secret itself. An `ApiKey` brings its own
             `key_id`, provider, base URL and models; its owner is this organization.
-        provider: whose rules apply: ``"openai"``, or ``"generic"`` for what is compatible.
+        provider: whose rules apply: ``"openai"``, or ``"generic"`` for what is compatible; or an
+            object with settings of its own, such as ``OpenAI(reserve="max_tokens")``.
         base_url: where its requests go; ``""`` = the provider's own.
         limits: as the provider states them, per model; what is left out is learned.
         models: limits by model pattern, such as ``"gpt-4o*"``.
@@ -78,7 +80,7 @@ class Organization:
 
     name: str
     keys: tuple[ApiKey | Secret | str, ...] = ()
-    provider: str = "openai"
+    provider: str | Provider = "openai"
     base_url: str = ""
     limits: Limits = field(default_factory=Limits)
     models: Mapping[str, ModelLimits] = field(default_factory=dict)
@@ -104,6 +106,11 @@ class Organization:
         object.__setattr__(self, "keys", _secrets(self.keys))
         object.__setattr__(self, "projects", tuple(self.projects))
 
+    @property
+    def provider_name(self) -> str:
+        """The name of its provider."""
+        return self.provider if isinstance(self.provider, str) else self.provider.name
+
     def api_keys(self) -> Iterable[ApiKey]:
         """Yield its keys, named ``acme#1``, ``acme/research#1``."""
         yield from self._keys_of(None)
@@ -120,7 +127,7 @@ class Organization:
             yield ApiKey(
                 key_id=f"{owner}#{number}",
                 secret=secret if isinstance(secret, Secret) else Secret(secret),
-                provider=self.provider,
+                provider=self.provider_name,
                 base_url=self.base_url,
                 organization=self.name,
                 project=None if project is None else project.name,
@@ -134,12 +141,15 @@ class Owners:
     """All owners of a pool: their keys, and the limits of each for each model family.
 
     Raises:
-        ConfigError: no key at all, two organizations or projects with one name, one secret twice.
+        ConfigError: no key at all, two organizations or projects with one name, one secret twice,
+            two providers of one name with different settings.
     """
 
     def __init__(self, organizations: Iterable[Organization]) -> None:
         self._organizations: dict[str, Organization] = {}
         self._projects: dict[tuple[str, str], Project] = {}
+        #: The providers that organizations were given as objects, by name.
+        self.providers: dict[str, Provider] = {}
         for organization in organizations:
             self._add(organization)
         self.keys = tuple(key for org in self._organizations.values() for key in org.api_keys())
@@ -159,6 +169,7 @@ class Owners:
                 place="organizations",
             )
         self._organizations[organization.name] = organization
+        self._add_provider(organization)
         for project in organization.projects:
             if (organization.name, project.name) in self._projects:
                 raise ConfigError(
@@ -167,6 +178,18 @@ class Owners:
                     place="organizations.projects",
                 )
             self._projects[organization.name, project.name] = project
+
+    def _add_provider(self, organization: Organization) -> None:
+        given = organization.provider
+        if isinstance(given, str):
+            return
+        if self.providers.setdefault(given.name, given) != given:
+            raise ConfigError(
+                f"the provider {given.name!r} of {organization.name!r} has other settings than "
+                "another organization's of that name",
+                cure=f'Give one a name of its own, such as name="{given.name}-2"',
+                place="organizations.provider",
+            )
 
     def limits_for(self, organization: str, project: str | None, family: str) -> Limits:
         """Return the configured limits of an owner for a model family."""

@@ -1,10 +1,8 @@
 """The pool: wires the core, and lets its flows advance.
 
-The usual call, for which nobody has to wait, is granted at once without a flow; every other is
-driven by `_drivers`. A flow is advanced under the pool's lock. What it asks of a local store is
-answered at once under that lock; everything that takes time (sleeping, sending, a remote store)
-happens outside it. One pool serves many threads and many event loops; nothing runs in the
-background.
+A call that needn't wait is granted without a flow; `_drivers` drives every other. A flow advances
+under the pool's lock, and so does a local store. Everything that takes time (sleeping, sending, a
+remote store) happens outside it. One pool serves many threads and event loops.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from .keys import ApiKey
 from .outcomes import NOTHING, OK
 from .owners import Organization, Owners
 from .protocols import FleetStore, Provider, SharedStore, Store, Strategy
-from .providers import provider as provider_named
+from .providers import resolved as resolved_providers
 from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named
 from .usage import Demand
@@ -61,6 +59,7 @@ class KeyPool:
 
     Args:
         organizations: the owners, with their keys and limits.
+        providers: rules by provider name, in place of the default ones; see `quotafleet.providers`.
         strategy: a strategy, or the name of one; see `quotafleet.strategies`.
         store: where buckets live, or the URL of a shared store, such as ``"redis://..."``; see
             `quotafleet.stores`. ``None`` = in this process's memory.
@@ -74,10 +73,11 @@ class KeyPool:
         ConfigError: no key, a name or secret twice, an unknown strategy or provider.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one setting of a pool, by name
         self,
         organizations: Iterable[Organization],
         *,
+        providers: Mapping[str, Provider] | None = None,
         strategy: Strategy | str = "headroom-weighted",
         store: Store | str | None = None,
         retry: RetryPolicy | None = None,
@@ -89,7 +89,7 @@ class KeyPool:
         random = Random()  # noqa: S311 - spreads load, keeps no secret
         owners = Owners(organizations)
         self._owners = owners
-        self._providers = {key.provider: provider_named(key.provider) for key in owners.keys}
+        self._providers = resolved_providers(owners.keys, {**(providers or {}), **owners.providers})
         self._clock = clock or SystemClock()
         opened = open_store(store) if isinstance(store, str) else store
         self._store: Store = opened or MemoryStore(owners.limits_for)
