@@ -123,6 +123,19 @@ class Status:
         return sum(scope.in_flight for scope in self.scopes)
 
 
+def repr_of(scheduler: Scheduler) -> str:
+    """Describe a pool's state in one line, as ``<KeyPool: 3 keys of 2 organizations, ...>``."""
+    keys = scheduler.fleet.keys
+    owners = {key.organization for key in keys}
+    in_flight = sum(account.in_flight for account in scheduler.fleet.accounts())
+    unavailable = len(list(scheduler.health_tracker.ailing()))
+    return (
+        f"<KeyPool: {len(keys)} keys of {len(owners)} organizations, {in_flight} in flight, "
+        f"{scheduler.waiting} waiting, {unavailable} unavailable"
+        f"{', closed' if scheduler.is_closed else ''}>"
+    )
+
+
 def status_of(scheduler: Scheduler, counts: Mapping[str, Counts], now: float) -> Status:
     """Return the state of a scheduler; its pool holds its lock."""
     return Status(

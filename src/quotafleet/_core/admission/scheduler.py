@@ -70,7 +70,7 @@ class Scheduler:
         self._queues: dict[tuple[str, str | None], WaitQueue] = {}
         self._busy_queues: dict[WaitQueue, None] = {}
         self._number = 0
-        self._closed = False
+        self.is_closed = False
         #: Calls to be woken by the driver.
         self.woken: list[Waiter] = []
         self.waiting = 0
@@ -86,7 +86,7 @@ class Scheduler:
         that `reserve` (a local store's) is asked for fits.
         """
         queue = self._queues.get((demand.model, None))
-        if queue is None or self.waiting or self._closed or self.health_tracker.changes_at <= now:
+        if queue is None or self.waiting or self.is_closed or self.health_tracker.changes_at <= now:
             return None
         ready: Iterable[Account] = queue.candidates.ready
         if len(queue.candidates.ready) > 1:
@@ -113,7 +113,7 @@ class Scheduler:
             PoolClosed: the pool was closed.
             ConfigError: no key may be used for the model; an unknown priority.
         """
-        if self._closed:
+        if self.is_closed:
             raise PoolClosed
         if priority not in PATIENCE:
             raise ConfigError(
@@ -420,7 +420,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Refuse new calls, and let those that wait fail."""
-        self._closed = True
+        self.is_closed = True
         for queue in list(self._busy_queues):
             for waiter in list(queue):
                 waiter.error = PoolClosed()
