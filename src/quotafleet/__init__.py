@@ -15,6 +15,7 @@ from .errors import (
     TooLarge,
     WaitTimeout,
 )
+from .explain import Explanation, explain
 from .keys import ApiKey, Scope, Secret
 from .limits import Limit, Limits
 from .owners import ModelLimits, Organization, Project
@@ -26,6 +27,7 @@ __all__ = [
     "CannotServe",
     "ConfigError",
     "Demand",
+    "Explanation",
     "KeyPool",
     "Lease",
     "Limit",
@@ -46,4 +48,5 @@ __all__ = [
     "Usage",
     "WaitTimeout",
     "default_pool",
+    "explain",
 ]
