@@ -71,6 +71,8 @@ class Scheduler:
         self._busy_queues: dict[WaitQueue, None] = {}
         self._number = 0
         self._closed = False
+        #: Calls that sleep before a further attempt: model, since when, and why.
+        self.resting: dict[object, tuple[str, float, str]] = {}
         #: Calls to be woken by the driver.
         self.woken: list[Waiter] = []
         self.waiting = 0
@@ -258,10 +260,9 @@ class Scheduler:
         waiter, ready_index = effect.waiter, effect.ready_index
         if waiter.queue.asking is waiter:
             waiter.queue.asking = None
-            if (
-                waiter.queue.head is not None
-            ):  # it sleeps until it is woken, see `WaitQueue.looks_at`
-                self.woken.append(waiter.queue.head)
+            head = waiter.queue.head
+            if head is not None:  # it sleeps until it is woken, see `WaitQueue.looks_at`
+                self.woken.append(head)
         self._away = answer.away if type(answer) is NotReady else None
         match answer:
             case Reservation():
@@ -414,8 +415,8 @@ class Scheduler:
             self._hurry(queue, now if waiter.reservation is not None else queue.ready_at)
         reservation, waiter.reservation = waiter.reservation or waiter.future, None
         waiter.future = None
-        if waiter.candidate is not None:
-            self.health_tracker.abandon(waiter.candidate, now)
+        if waiter.candidate is not None and waiter.key is not None:
+            self.health_tracker.abandon(waiter.candidate, waiter.key[1], now)
         return reservation
 
     def close(self) -> None:
