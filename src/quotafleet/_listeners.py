@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ._clock import Clock
 from ._core.admission.effects import Grant, Settle
 from ._core.health.circuit_breaker import CircuitState
+from ._log import EventLog
 from .errors import CannotServe, WaitTimeout
 from .events import (
     Available,
@@ -22,10 +24,17 @@ from .outcomes import Kind
 
 
 class EventDispatcher:
-    """The listeners of one pool. They are told outside its lock."""
+    """The listeners of one pool, and its log. They are called outside the pool's lock.
 
-    def __init__(self, listeners: Iterable[Listener]) -> None:
-        self.listeners = tuple(listeners)
+    Changes of state are always logged. What happens to single calls is logged only where the
+    logger's level is DEBUG when the pool is made, so that it costs nothing elsewhere.
+    """
+
+    def __init__(self, listeners: Iterable[Listener], clock: Clock) -> None:
+        self._log = EventLog(clock)
+        self._verbose = self._log.is_verbose
+        more: tuple[Listener, ...] = (self._log,) if self._verbose else ()
+        self.listeners = (*listeners, *more)
         #: How often one of them raised.
         self.failed = 0
 
@@ -82,14 +91,19 @@ class EventDispatcher:
         )
 
     def moved(self, changed: Iterable[tuple[str, CircuitState, str]]) -> None:
-        """Tell which keys, owners and models are in use, or left alone, from now on."""
+        """Report which keys, owners and models are in use or out of use from now on."""
         for name, state, reason in changed:
             if state is CircuitState.CLOSED:
-                self.emit(Available(subject=name))
+                self._report(Available(subject=name))
             else:
-                self.emit(Unavailable(subject=name, state=state.value, reason=reason))
+                self._report(Unavailable(subject=name, state=state.value, reason=reason))
 
     def merged(self, merges: Iterable[tuple[str, str]]) -> None:
-        """Tell which organizations turned out to be one."""
+        """Report which organizations turned out to be one."""
         for organization, into in merges:
-            self.emit(OwnersMerged(organization=organization, into=into))
+            self._report(OwnersMerged(organization=organization, into=into))
+
+    def _report(self, event: Event) -> None:
+        if not self._verbose:
+            self._log(event)
+        self.emit(event)

@@ -135,6 +135,19 @@ class Status:
         return sum(scope.in_flight for scope in self.scopes)
 
 
+def repr_of(scheduler: Scheduler) -> str:
+    """Describe a pool's state in one line, as ``<KeyPool: 3 keys of 2 organizations, ...>``."""
+    keys = scheduler.fleet.keys
+    owners = {key.organization for key in keys}
+    in_flight = sum(account.in_flight for account in scheduler.fleet.accounts())
+    unavailable = len(list(scheduler.health_tracker.ailing()))
+    return (
+        f"<KeyPool: {len(keys)} keys of {len(owners)} organizations, {in_flight} in flight, "
+        f"{scheduler.waiting} waiting, {unavailable} unavailable"
+        f"{', closed' if scheduler.is_closed else ''}>"
+    )
+
+
 def status_of(scheduler: Scheduler, counts: Mapping[str, Counts], now: float) -> Status:
     """Return the state of a scheduler; its pool holds its lock."""
     return Status(
@@ -201,7 +214,7 @@ def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
 def _before_attempts(scheduler: Scheduler, now: float) -> list[WaitStatus]:
     """Return the calls that sleep before a further attempt, by model and reason."""
     found: dict[tuple[str, str], list[float]] = {}
-    for model, since, reason in scheduler.resting.values():
+    for model, since, reason in scheduler.health_tracker.resting_calls.values():
         found.setdefault((model, reason), []).append(now - since)
     return [
         WaitStatus(model=model, waiting=len(times), longest_for=max(times), why=reason)

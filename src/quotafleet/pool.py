@@ -31,7 +31,7 @@ from ._drivers import arun, run, to_the_end
 from ._lease import Lease, LeaseContext
 from ._listeners import EventDispatcher
 from ._membership import Membership
-from ._status import Counts, Status, status_of
+from ._status import Counts, Status, repr_of, status_of
 from .errors import CannotServe
 from .events import Listener
 from .keys import ApiKey
@@ -61,8 +61,7 @@ class KeyPool:
         organizations: the owners, with their keys and limits.
         providers: rules by provider name, in place of the default ones; see `quotafleet.providers`.
         strategy: a strategy, or the name of one; see `quotafleet.strategies`.
-        store: where buckets live, or the URL of a shared store, such as ``"redis://..."``; see
-            `quotafleet.stores`. ``None`` = in this process's memory.
+        store: where buckets live, or a shared store's URL; ``None``: in this process's memory.
         retry: when an attempt is repeated, and after how long.
         wait_timeout: seconds that one attempt may wait for headroom.
         max_waiting: calls that may wait at a time.
@@ -96,7 +95,7 @@ class KeyPool:
         self._local = self._store.is_local
         self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
         self._wait_timeout = wait_timeout
-        self._events = EventDispatcher(listeners)
+        self._events = EventDispatcher(listeners, self._clock)
         self._lock = Lock()  # guards the scheduler and its fleet, the budget and the counts
         self._budget = RetryBudget()
         self._counts: dict[str, Counts] = {key.key_id: Counts() for key in owners.keys}
@@ -152,9 +151,12 @@ class KeyPool:
         return cls(**load_default())
 
     def __repr__(self) -> str:
-        keys = self._fleet.keys
-        owners = {key.organization for key in keys}
-        return f"<KeyPool of {len(keys)} keys of {len(owners)} organizations>"
+        if not self._lock.acquire(timeout=0.1):  # a debugger stopped in whoever holds it
+            return "<KeyPool: busy>"
+        try:
+            return repr_of(self._scheduler)
+        finally:
+            self._lock.release()
 
     # Facts about keys
 
@@ -189,7 +191,7 @@ class KeyPool:
 
     def base_url(self, key: ApiKey) -> str:
         """Return where requests with a key go."""
-        return key.base_url or self.provider(key).base_url
+        return key.base_url or self._providers[key.provider].base_url
 
     def _family_of(self, key: ApiKey, model: str) -> str:
         family = self._providers[key.provider].family(model)
@@ -439,7 +441,7 @@ class KeyPool:
             wake = waiter.wake
             if wake is not None:
                 wake()
-        if self._events.listeners:
+        if changed:
             self._events.moved(changed)
 
     # Settling
@@ -513,14 +515,14 @@ class KeyPool:
         return awaited
 
     def _tell_of(self, settle: Settle) -> None:
-        """Wake whom it concerns and emit listeners; without the lock."""
+        """Wake waiters and call listeners, without the lock."""
         if self._scheduler.woken or self._health.changed:
             self._tell()
-        if self._events.listeners:
+        if self._merged:
             merged, self._merged = self._merged, []
             self._events.merged(merged)
-            if settle.used is not None:
-                self._events.ended(settle, self._clock.now())
+        if self._events.listeners and settle.used is not None:
+            self._events.ended(settle, self._clock.now())
 
     def _merge(self, regrouping: Regrouping, now: float) -> None:
         """Merge owners in the store and on the candidate sets; under the lock."""
@@ -537,8 +539,7 @@ class KeyPool:
 
     def _regroup(self, regrouping: Regrouping) -> None:
         self._scheduler.regroup(regrouping)
-        if self._events.listeners:
-            self._merged += regrouping.merges
+        self._merged += regrouping.merges
 
     # Telling
 

@@ -10,6 +10,7 @@ from tests.core.test_scheduling import ONE, World, answer, secret
 from quotafleet import CannotServe, Demand, Limits, NoUsableKey, Organization, WaitTimeout
 from quotafleet._core.call.flow import AttemptResult
 from quotafleet._core.health.circuit_breaker import NOTHING_PASSES_FOR
+from quotafleet.limits import Metric
 from quotafleet.outcomes import OK, Kind, Outcome
 from quotafleet.simulate import Process
 
@@ -287,3 +288,27 @@ def test_a_call_that_sleeps_before_a_further_attempt_is_counted_and_says_why() -
     world.run()
     assert world.pool.status().waiting == 0
     assert calls.lost == 0
+
+
+def test_revive_forgets_what_answers_taught_of_what_it_names() -> None:
+    world = World(acme=Limits(rpm=600), birch=Limits(rpm=600))
+    told = answer(
+        Kind.RATE_LIMITED,
+        scope="organization",
+        metric=Metric.REQUESTS,
+        period=60.0,
+        limit=200.0,
+        used=200.0,
+        requested=1.0,
+        retry_after=50.0,
+    )
+    for lease in [world.pool.lease(ONE) for _ in range(2)]:
+        lease.fail(told)
+    assert world.pool.eta(ONE) > 1
+    assert world.pool.revive("acme") == 1
+    assert world.pool.eta(ONE) == 0
+    left = {s.owner: s.levels[0] for s in world.pool.status().scopes}
+    assert left["acme"].limit == 600
+    assert left["birch"].limit == 200, "it was not named"
+    assert world.pool.revive() == 1
+    assert world.pool.revive() == 0

@@ -781,7 +781,9 @@ class TestStatus:
         assert "a has" in status.queues[0].why
         assert "rpm" in status.queues[0].why
         assert secret("a") not in repr(status)
-        assert repr(world.pool) == "<KeyPool of 1 keys of 1 organizations>"
+        assert repr(world.pool) == (
+            "<KeyPool: 1 keys of 1 organizations, 0 in flight, 1 waiting, 0 unavailable>"
+        )
 
 
 class TestFailover:

@@ -79,6 +79,8 @@ class HealthTracker:
         self._suspects: set[Circuit] = set()
         #: How fast owners are used that were not tested yet.
         self._slow_starts = SlowStarts()
+        #: Calls that sleep before a further attempt: their model, since when, and why.
+        self.resting_calls: dict[object, tuple[str, float, str]] = {}
         #: Circuits whose state changed, for the driver to tell listeners.
         self.changed: list[tuple[str, CircuitState, str]] = []
         #: What the other processes are to know of that, for the driver to tell them.
@@ -244,9 +246,20 @@ class HealthTracker:
         return True
 
     def revive(self, name: str | None, now: float) -> int:
-        """Close every circuit, or those whose name holds `name`; return how many changed."""
+        """Close every circuit, or those whose name holds `name`; return how many changed.
+
+        What was learned of the accounts of that name is forgotten; those that it kept calls away
+        from are counted too.
+        """
         chosen = [s for s in self._fleet.circuits.values() if name is None or name in s.name]
-        return sum(self._apply(circuit, CircuitEvent.REVIVE, now) for circuit in chosen)
+        count = sum(self._apply(circuit, CircuitEvent.REVIVE, now) for circuit in chosen)
+        for circuit, members in self._fleet.memberships.items():
+            if name is not None and name not in circuit.name:
+                continue
+            for candidates, candidate in members:
+                count += candidate.account.revive(now, is_named=name is not None)
+                self._stirred(candidates)
+        return count
 
     # What time brings
 

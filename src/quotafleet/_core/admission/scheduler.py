@@ -70,9 +70,7 @@ class Scheduler:
         self._queues: dict[tuple[str, str | None], WaitQueue] = {}
         self._busy_queues: dict[WaitQueue, None] = {}
         self._number = 0
-        self._closed = False
-        #: Calls that sleep before a further attempt: model, since when, and why.
-        self.resting: dict[object, tuple[str, float, str]] = {}
+        self.is_closed = False
         #: Calls to be woken by the driver.
         self.woken: list[Waiter] = []
         self.waiting = 0
@@ -88,13 +86,12 @@ class Scheduler:
         that `reserve` (a local store's) is asked for fits.
         """
         queue = self._queues.get((demand.model, None))
-        if queue is None or self.waiting or self._closed or self.health_tracker.changes_at <= now:
+        if queue is None or self.waiting or self.is_closed or self.health_tracker.changes_at <= now:
             return None
         ready: Iterable[Account] = queue.candidates.ready
         if len(queue.candidates.ready) > 1:
             ready = self._strategy.rank(queue.candidates.ready, demand, now)
-        answer = reserve(Claim(ready, demand.costs), now)
-        if type(answer) is not Reservation:
+        if type(answer := reserve(Claim(ready, demand.costs), now)) is not Reservation:
             return None
         candidate = queue.candidates.candidate_of(answer.account)
         key = self.health_tracker.key_of(candidate, demand.costs, now)
@@ -115,7 +112,7 @@ class Scheduler:
             PoolClosed: the pool was closed.
             ConfigError: no key may be used for the model; an unknown priority.
         """
-        if self._closed:
+        if self.is_closed:
             raise PoolClosed
         if priority not in PATIENCE:
             raise ConfigError(
@@ -404,24 +401,24 @@ class Scheduler:
         queue = waiter.queue
         if waiter.left:
             return None
-        waiter.left = True
         if waiter.waiting:
             self._unqueue(waiter)
+        waiter.left = True
         if queue.busy is waiter:
             queue.busy = None
         if queue.asking is waiter:
             queue.asking = None
         if queue.head is not None:
             self._hurry(queue, now if waiter.reservation is not None else queue.ready_at)
-        reservation, waiter.reservation = waiter.reservation or waiter.future, None
-        waiter.future = None
+        reservation = waiter.reservation or waiter.future
+        waiter.reservation = waiter.future = None
         if waiter.candidate is not None and waiter.key is not None:
             self.health_tracker.abandon(waiter.candidate, waiter.key[1], now)
         return reservation
 
     def close(self) -> None:
         """Refuse new calls, and let those that wait fail."""
-        self._closed = True
+        self.is_closed = True
         for queue in list(self._busy_queues):
             for waiter in list(queue):
                 waiter.error = PoolClosed()

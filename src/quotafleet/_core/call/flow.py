@@ -202,11 +202,11 @@ def _rest(
     """Sleep before a further attempt, counted among the calls that wait; return the instant."""
     why = f"its last attempt ended with {outcome.code or outcome.kind.value}; it is repeated later"
     call = object()
-    scheduler.resting[call] = order.demand.model, now, why
+    scheduler.health_tracker.resting_calls[call] = order.demand.model, now, why
     try:
         now, _ = yield Wait(None, now + delay)
     finally:
-        scheduler.resting.pop(call, None)
+        scheduler.health_tracker.resting_calls.pop(call, None)
     return now
 
 

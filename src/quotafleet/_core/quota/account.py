@@ -91,6 +91,24 @@ class Account:
                     most = seconds
         return most
 
+    def revive(self, now: float, *, is_named: bool) -> bool:
+        """Forget what answers taught of it; return whether that had kept calls away.
+
+        Args:
+            now: the instant.
+            is_named: forget what is no trouble too. A limit that only answers taught goes, and is
+                taught again by the next one.
+        """
+        misled = self.not_before > now or any(bucket.is_misled for bucket in self.buckets)
+        if misled or is_named:
+            self.not_before = -inf
+            for bucket in self.buckets:
+                bucket.forget(now)
+            if self.assumed is not None:
+                self.assumed = AimdLimit()
+            self.buckets = tuple(b for b in self.buckets if b.configured is not None)
+        return misled
+
     def too_large(self, costs: Costs) -> TokenBucket | None:
         """Return the bucket that would never admit the call, if one is so small."""
         for bucket in self.buckets:

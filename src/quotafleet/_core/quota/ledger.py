@@ -277,7 +277,8 @@ class Ledger:
         project = account.project if reading.project else None
         scope = scope_of(account.organization, project)
         key = (scope, account.family, name)
-        if key in self._buckets:
+        known = self._buckets.get(key)
+        if known is not None and known in account.buckets:
             return  # learned from another answer while this one was on its way
         bucket = TokenBucket(
             scope=scope,

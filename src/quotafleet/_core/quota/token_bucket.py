@@ -51,6 +51,8 @@ WARY_SECONDS: Final = 2.0
 #: Seconds in which a limit per minute is enforced that isn't by the minute: "60,000 requests/minute
 #: may be enforced as 1,000 requests/second" (OpenAI help centre).
 WINDOW: Final = 1.0
+#: How many times its limit a bucket may owe before that counts as an error of what was reported.
+LONGEST_DEBT: Final = 2.0
 #: Relative slack of comparisons, so that waking at a computed instant finds enough.
 EPSILON: Final = 1e-9
 #: OpenAI's advice on "slow_down": grow at most 50 % per 15 minutes (Error codes guide, 2026-11).
@@ -365,6 +367,22 @@ class TokenBucket:
             self.burst = max(1.0, self.limit / self.period * window)
             self._adopt(self.limit, self.ceiling)
             self._correct(0.0)
+
+    @property
+    def is_misled(self) -> bool:
+        """Whether answers have brought it below what its user stated, or into a debt for long."""
+        owed = -self.level > self.limit * LONGEST_DEBT
+        stated = self.configured
+        return owed or (stated is not None and self.limit < stated.amount)
+
+    def forget(self, now: float) -> None:
+        """Forget what answers taught: the stated limit, the plain price, a full bucket."""
+        self.at = max(self.at, now)
+        self.burst, self.price, self.throttle, self.wary_until = None, 1.0, 1.0, -inf
+        self.calibration = Calibration() if self.metric in PRICED else None
+        limit = self.limit if self.configured is None else self.configured.amount
+        self._adopt(limit, limit)
+        self._correct(self.capacity - self.level)
 
     def merge(self, other: TokenBucket, now: float) -> None:
         """Take over another bucket that turned out to be this one: both were spent from it."""
