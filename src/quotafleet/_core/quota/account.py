@@ -20,6 +20,7 @@ class Account:
     __slots__ = (
         "assumed",
         "buckets",
+        "doubts",
         "family",
         "granted",
         "heard_at",
@@ -34,6 +35,8 @@ class Account:
         self.project = project
         self.family = family
         self.buckets: tuple[TokenBucket, ...] = ()
+        #: Of limits that an answer stated far below what was known: which request's, and how much.
+        self.doubts: dict[str, tuple[int, float]] = {}
         self.in_flight = 0
         self.granted = 0
         #: Nothing is granted before this instant: a refusal that named no bucket of ours.
@@ -102,6 +105,7 @@ class Account:
         misled = self.not_before > now or any(bucket.is_misled for bucket in self.buckets)
         if misled or is_named:
             self.not_before = -inf
+            self.doubts.clear()
             for bucket in self.buckets:
                 bucket.forget(now)
             if self.assumed is not None:

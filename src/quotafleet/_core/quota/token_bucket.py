@@ -88,6 +88,7 @@ class TokenBucket:
 
     __slots__ = (
         "at",
+        "believed_until",
         "burst",
         "calibration",
         "capacity",
@@ -96,6 +97,7 @@ class TokenBucket:
         "corrected",
         "level",
         "limit",
+        "limit_before",
         "metric",
         "name",
         "pending",
@@ -146,6 +148,9 @@ class TokenBucket:
         self.returned = 0.0
         #: Until then the margin is kept whole, since something was refused.
         self.wary_until = -inf
+        #: When a limit that was far below the one before is doubted again; infinite = it isn't.
+        self.believed_until = inf
+        self.limit_before = limit
 
     @classmethod
     def of(cls, limit: Limit, scope: str, now: float) -> TokenBucket:
@@ -368,6 +373,14 @@ class TokenBucket:
             self._adopt(self.limit, self.ceiling)
             self._correct(0.0)
 
+    def restore(self) -> bool:
+        """Adopt the limit again that held before a doubted one; return whether that is higher."""
+        self.believed_until = inf
+        if self.limit_before <= self.limit:
+            return False
+        self._adopt(self.limit_before, self.limit_before)
+        return True
+
     @property
     def is_misled(self) -> bool:
         """Whether answers have brought it below what its user stated, or into a debt for long."""
@@ -379,6 +392,7 @@ class TokenBucket:
         """Forget what answers taught: the stated limit, the plain price, a full bucket."""
         self.at = max(self.at, now)
         self.burst, self.price, self.throttle, self.wary_until = None, 1.0, 1.0, -inf
+        self.believed_until = inf
         self.calibration = Calibration() if self.metric in PRICED else None
         limit = self.limit if self.configured is None else self.configured.amount
         self._adopt(limit, limit)
