@@ -7,12 +7,22 @@ from collections.abc import Callable
 import pytest
 from tests.core.test_scheduling import ONE, World, answer, secret
 
-from quotafleet import CannotServe, Demand, Limits, NoUsableKey, Organization, WaitTimeout
+from quotafleet import (
+    CannotServe,
+    Demand,
+    KeyPool,
+    Limits,
+    NoUsableKey,
+    Organization,
+    WaitTimeout,
+)
 from quotafleet._core.call.flow import AttemptResult
 from quotafleet._core.health.circuit_breaker import NOTHING_PASSES_FOR
+from quotafleet.events import LimitChanged
 from quotafleet.limits import Metric
-from quotafleet.outcomes import OK, Kind, Outcome
+from quotafleet.outcomes import OK, Kind, Observation, Outcome, Reading
 from quotafleet.simulate import Process
+from quotafleet.testing.clock import FakeClock
 
 HOUR = 3600.0
 WIDE = Limits(rpm=6000)
@@ -312,3 +322,25 @@ def test_revive_forgets_what_answers_taught_of_what_it_names() -> None:
     assert left["birch"].limit == 200, "it was not named"
     assert world.pool.revive() == 1
     assert world.pool.revive() == 0
+
+
+def test_a_limit_above_the_configured_one_is_reported_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[object] = []
+    pool = KeyPool(
+        [Organization(name="acme", keys=(secret("acme"),), limits=Limits(rpm=100))],
+        listeners=[seen.append],
+        clock=FakeClock(),
+    )
+    more = Reading(metric=Metric.REQUESTS, limit=500.0, level=400.0, period=60.0)
+    for reading in (more._replace(limit=50.0), more, more):
+        lease = pool.lease(ONE)
+        lease.observe(Observation(readings=(reading,)))
+        lease.settle()
+    (raised,) = [event for event in seen if isinstance(event, LimitChanged)]
+    assert raised == LimitChanged(
+        owner="acme", metric="requests", period=60.0, configured=100.0, told=500.0
+    )
+    assert sum("more than the configured 100" in line for line in caplog.messages) == 1
+    assert pool.status().scopes[0].levels[0].limit <= 100
