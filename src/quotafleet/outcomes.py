@@ -48,8 +48,8 @@ class Outcome:
         charged: whether the provider counted the attempt's tokens.
         code: the provider's own code or type, for logs; never free text.
         message: the provider's text, shortened, for the person; it holds no secret.
-        certain: a code or a documented wording proves the kind. False: only the status suggests
-            it, so another owner may know better.
+        certain: a code or a documented wording proves the kind. False where the status alone
+            suggests it: such an answer concerns the request until another owner's answer says more.
         rule: the name of the row that decided, for ``quotafleet explain``.
     """
 
