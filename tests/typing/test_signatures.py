@@ -9,6 +9,7 @@ import openai
 import pytest
 
 import quotafleet.openai
+from quotafleet.httpx import HttpClientOptions, family
 from quotafleet.openai import ClientOptions, CopyOptions
 
 #: What a pool decides, so that a drop-in's signature leaves it out.
@@ -48,3 +49,10 @@ def test_copy_takes_what_the_sdk_takes_but_for_what_the_pool_decides(
 
 def test_what_the_pool_decides_is_refused_at_run_time_too() -> None:
     assert set(quotafleet.openai._REPLACED) == DECIDED
+
+
+@pytest.mark.parametrize("name", ["Client", "AsyncClient"])
+def test_http_client_takes_what_the_family_takes(name: str) -> None:
+    assert HttpClientOptions.__annotations__.keys() == names(
+        getattr(family().module, name).__init__
+    )
