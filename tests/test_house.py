@@ -127,7 +127,7 @@ def test_no_file_has_the_former_name() -> None:
 
 
 def test_imports_run_downhill() -> None:
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[done.stdout.find("Broken contracts") :]
 

@@ -96,9 +96,7 @@ async def alease(pool: KeyPool) -> None:
 
 
 def client(pool: KeyPool) -> None:
-    made = OpenAI(
-        pool=pool, timeout=3, max_retries=2, organization=None, default_headers={"a": "b"}
-    )
+    made = OpenAI(pool=pool, timeout=3, max_retries=2, default_headers={"a": "b"})
     answer = made.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])
     assert_type(answer, ChatCompletion)
     assert_type(made.with_options(timeout=3, max_retries=1), OpenAI)

@@ -11,9 +11,7 @@ ROOT = API.parents[2]
 
 
 def test_face_is_typed_as_the_file_says() -> None:
-    cache = (
-        ROOT / ".mypy_cache" / "api"
-    )  # its own, so that a run of mypy beside it is not disturbed
-    command = [sys.executable, "-m", "mypy", "--cache-dir", cache, API]
+    cache = ROOT / ".mypy_cache" / "api"  # a run beside it has another
+    command: list[str | Path] = [sys.executable, "-m", "mypy", "--cache-dir", cache, API]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
