@@ -1,5 +1,6 @@
 """quotafleet: a fleet of API keys under the LLM framework you already use."""
 
+from ._core.admission.wait_queue import Priority
 from ._core.call.retry import RetryPolicy
 from ._default import default_pool
 from ._lease import Lease
@@ -36,6 +37,7 @@ __all__ = [
     "NoUsableKey",
     "Organization",
     "PoolClosed",
+    "Priority",
     "Project",
     "QueueFull",
     "QuotafleetError",
