@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet.testing.mock.bucket import Bucket, burst_bucket, go_ms, remaining
+from quotafleet.testing.mock.bucket import MockBucket, burst_bucket, go_ms, remaining
 
 UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
@@ -53,7 +53,7 @@ def test_go_ms_writes_the_shapes_that_were_recorded(seconds: float, text: str) -
 def test_the_level_never_exceeds_the_capacity(
     limit: int, period_s: float, steps: list[tuple[float, float]]
 ) -> None:
-    bucket, now = Bucket(limit, period_s, now=0.0), 0.0
+    bucket, now = MockBucket(limit, period_s, now=0.0), 0.0
     for pause, share in steps:
         now += pause
         bucket.refill(now)
@@ -65,7 +65,7 @@ def test_the_level_never_exceeds_the_capacity(
 def test_a_window_admits_no_more_than_limit_and_refill(
     limit: int, period_s: float, steps: list[tuple[float, float]]
 ) -> None:
-    bucket, now = Bucket(limit, period_s, now=0.0), 0.0
+    bucket, now = MockBucket(limit, period_s, now=0.0), 0.0
     admitted: list[tuple[float, int]] = []
     for pause, share in steps:
         now += pause
@@ -85,7 +85,7 @@ def test_a_window_admits_no_more_than_limit_and_refill(
 def test_after_the_wait_it_fits_and_before_it_does_not(
     limit: int, period_s: float, taken: float, share: float
 ) -> None:
-    bucket, need = Bucket(limit, period_s, now=0.0), min(limit, int(limit * share))
+    bucket, need = MockBucket(limit, period_s, now=0.0), min(limit, int(limit * share))
     bucket.take(limit * taken)
     wait_s = bucket.wait_s(need)
     assert bucket.holds(need) or wait_s > 0
@@ -99,7 +99,7 @@ def test_after_the_wait_it_fits_and_before_it_does_not(
 
 @given(limits, st.integers(1, 1000))
 def test_refusals_never_dig_below_empty(limit: int, times: int) -> None:
-    bucket = Bucket(limit, 60, now=0.0)
+    bucket = MockBucket(limit, 60, now=0.0)
     bucket.take(limit - 0.5)
     for _ in range(min(times, 5)):
         bucket.charge_refusal()
@@ -110,7 +110,7 @@ def test_refusals_never_dig_below_empty(limit: int, times: int) -> None:
 
 
 def test_an_instant_in_the_past_changes_nothing() -> None:
-    bucket = Bucket(60, 60, now=10.0)
+    bucket = MockBucket(60, 60, now=10.0)
     bucket.take(30)
     bucket.refill(5.0)
     assert bucket.level == 30
@@ -125,7 +125,7 @@ def test_remaining_is_the_whole_part_and_never_negative() -> None:
 
 
 def test_used_is_rounded_up() -> None:
-    bucket = Bucket(200_000, 60, now=0.0)
+    bucket = MockBucket(200_000, 60, now=0.0)
     bucket.take(10.2)
     assert bucket.used == 11
 
@@ -140,4 +140,4 @@ def test_a_burst_bucket_holds_one_quantum_and_refills_at_the_same_rate() -> None
 @pytest.mark.parametrize(("limit", "period_s"), [(0, 60), (-1, 60), (1, 0)])
 def test_a_bucket_without_size_is_refused(limit: float, period_s: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        Bucket(limit, period_s, now=0.0)
+        MockBucket(limit, period_s, now=0.0)

@@ -5,37 +5,45 @@
 
 from __future__ import annotations
 
-from .call import Call, MockRequest
+from .call import MockCall, MockRequest
 from .catalog import STANDARD_MODELS, default_fleet
-from .cost import PROFILES, Ask
+from .cost import PROFILES, RequestSize
 from .exchange import Exchange
-from .faults import Fault, Match
-from .fleet import Fleet, Key, LongContext, ModelLimits, ModelSpec, Org, Project
+from .faults import MockFault, RequestMatch
+from .fleet import (
+    LongContext,
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
+    ModelSpec,
+)
 from .provider import MockProvider
-from .scripts import Script, ToolCall
-from .server import Server, ServerProcess, serve, serve_process
+from .scripts import ScriptedAnswer, ToolCall
+from .server import MockServer, ServerProcess, serve, serve_process
 from .settings import MockSettings
 
 __all__ = [
     "PROFILES",
     "STANDARD_MODELS",
-    "Ask",
-    "Call",
     "Exchange",
-    "Fault",
-    "Fleet",
-    "Key",
     "LongContext",
-    "Match",
+    "MockCall",
+    "MockFault",
+    "MockFleet",
+    "MockKey",
+    "MockModelLimits",
+    "MockOrganization",
+    "MockProject",
     "MockProvider",
     "MockRequest",
+    "MockServer",
     "MockSettings",
-    "ModelLimits",
     "ModelSpec",
-    "Org",
-    "Project",
-    "Script",
-    "Server",
+    "RequestMatch",
+    "RequestSize",
+    "ScriptedAnswer",
     "ServerProcess",
     "ToolCall",
     "default_fleet",

@@ -15,7 +15,7 @@ import math
 _HAIR = 1e-6
 
 
-class Bucket:
+class MockBucket:
     """One limit's state: `level` units are left of `capacity`, refilled at `limit / period_s`.
 
     The level may be negative: work that cost more than was estimated is debited when it ends.
@@ -71,13 +71,13 @@ def remaining(level: float) -> int:
     return max(0, math.floor(level + _HAIR))
 
 
-def burst_bucket(limit: float, period_s: float, quantum_s: float, *, now: float) -> Bucket:
+def burst_bucket(limit: float, period_s: float, quantum_s: float, *, now: float) -> MockBucket:
     """Return the short-window bucket of a quantised limit: same rate, `quantum_s` of capacity.
 
     "60,000 requests/minute may be enforced as 1,000 requests/second" (OpenAI help centre); no
     trace of it is in the headers, so it is a switch of the settings.
     """
-    return Bucket(limit, period_s, now=now, capacity=max(1.0, limit * quantum_s / period_s))
+    return MockBucket(limit, period_s, now=now, capacity=max(1.0, limit * quantum_s / period_s))
 
 
 def go_ms(seconds: float) -> str:

@@ -10,28 +10,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .call import Call, Endpoint, MockRequest
-from .errors import Problem
+from .call import Endpoint, MockCall, MockRequest
+from .errors import MockError
 
 if TYPE_CHECKING:
-    from .exchange import Event, Exchange, Headers, Payload
-    from .world import World
+    from .accounts import AccountStates
+    from .exchange import Exchange, Headers, Payload, StreamEvent
 
 
 class StreamWriter(Protocol):
     """Writes an answer as a stream of events."""
 
-    def events(self, exchange: Exchange) -> Iterator[Event]:
+    def events(self, exchange: Exchange) -> Iterator[StreamEvent]:
         """Write the whole stream."""
         ...
 
-    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[Event]:
+    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[StreamEvent]:
         """Write the error that ends a stream after `sequence` events."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class MockRoute:
     """An endpoint: how its request is read, charged and answered.
 
     Attributes:
@@ -47,9 +47,9 @@ class Route:
     """
 
     endpoint: Endpoint
-    read: Callable[[MockRequest, str], Call | Problem]
+    read: Callable[[MockRequest, str], MockCall | MockError]
     write: Callable[[Exchange], Payload]
-    perform: Callable[[World, Call], Payload | Problem] | None = None
+    perform: Callable[[AccountStates, MockCall], Payload | MockError] | None = None
     stream: StreamWriter | None = None
     profile: str = "requests_only"
     rate_headers: bool = True
@@ -63,9 +63,9 @@ class Dialect:
     """One provider's manner of speaking."""
 
     name: str
-    routes: Mapping[Endpoint, Route]
-    find: Callable[[str, str], tuple[Route, str] | None]
+    routes: Mapping[Endpoint, MockRoute]
+    find: Callable[[str, str], tuple[MockRoute, str] | None]
     headers: Callable[[Exchange], Headers]
-    error_body: Callable[[Problem], Payload]
-    no_route: Callable[[str, str], Problem]
-    no_key: Callable[[], Problem]
+    error_body: Callable[[MockError], Payload]
+    no_route: Callable[[str, str], MockError]
+    no_key: Callable[[], MockError]

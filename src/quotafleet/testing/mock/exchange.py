@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .cost import PROFILES, Profile
-from .errors import Problem
-from .faults import Fault
-from .scripts import Answer
+from .cost import PROFILES, CostProfile
+from .errors import MockError
+from .faults import MockFault
+from .scripts import MockAnswer
 
 if TYPE_CHECKING:
-    from .call import Call
-    from .dialect import Route
+    from .accounts import KeyState, LimitChain
+    from .call import MockCall
+    from .dialect import MockRoute
     from .provider import MockProvider
-    from .world import KeyState, Lane
 
 Drop: TypeAlias = Literal["reset", "timeout", "truncate"]
 Headers: TypeAlias = list[tuple[str, str]]
@@ -31,7 +31,7 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class StreamEvent:
     """A piece of a streamed body, and the tokens of the answer that it carries."""
 
     data: bytes
@@ -65,6 +65,7 @@ class Exchange:
         "admitted_at",
         "answers",
         "call",
+        "chain",
         "cost",
         "done",
         "drop",
@@ -72,7 +73,6 @@ class Exchange:
         "final_levels",
         "hold_s",
         "key",
-        "lane",
         "latency_s",
         "number",
         "output_tokens",
@@ -83,32 +83,32 @@ class Exchange:
         "ttft_s",
     )
 
-    def __init__(self, provider: MockProvider, call: Call, number: int, now: float) -> None:
+    def __init__(self, provider: MockProvider, call: MockCall, number: int, now: float) -> None:
         self._provider = provider
         self.call = call
         self.number = number
         self.admitted_at = now
         self.status = 200
-        self.route: Route | None = None
+        self.route: MockRoute | None = None
         self.key: KeyState | None = None
-        self.lane: Lane | None = None
-        self.profile: Profile = PROFILES["requests_only"]
-        self.problem: Problem | None = None
-        self.fault: Fault | None = None
+        self.chain: LimitChain | None = None
+        self.profile: CostProfile = PROFILES["requests_only"]
+        self.problem: MockError | None = None
+        self.fault: MockFault | None = None
         self.drop: Drop | None = None
         self.hold_s = 0.0
         self.ttft_s = 0.0
         self.latency_s = 0.0
         self.output_tokens = 0
         self.cost = 0
-        self.answers: tuple[Answer, ...] = ()
+        self.answers: tuple[MockAnswer, ...] = ()
         self.done = False
         self._levels: Levels = ()
         self.final_levels: Levels = ()
         self._produced = 0
         self._result: Payload | None = None
 
-    def refuse(self, problem: Problem, levels: Levels = ()) -> None:
+    def refuse(self, problem: MockError, levels: Levels = ()) -> None:
         """Make this an error answer."""
         self.problem = problem
         self.status = problem.status
@@ -165,7 +165,7 @@ class Exchange:
             self._result = self.route.write(self)
         return self._result
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[StreamEvent]:
         """Write the streamed body piece by piece, and break it where a fault says so."""
         route, fault = self.route, self.fault
         assert route is not None

@@ -14,7 +14,7 @@ from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from .call import Call
+from .call import MockCall
 from .errors import FIXED
 
 Action: TypeAlias = Literal[
@@ -53,7 +53,7 @@ REFUSING: Final[frozenset[Action]] = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class RequestMatch:
     """Which requests: all that agree with every field given. `key` is a key's name or secret."""
 
     key: str | None = None
@@ -63,7 +63,7 @@ class Match:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    def fits(self, key_name: str, call: Call) -> bool:
+    def fits(self, key_name: str, call: MockCall) -> bool:
         """Tell whether the request is one of them; `nth` is counted by who asks."""
         return (
             (self.key is None or self.key in (key_name, call.secret))
@@ -72,11 +72,11 @@ class Match:
         )
 
 
-EVERY: Final = Match()
+EVERY: Final = RequestMatch()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class MockFault:
     """One kind of failure and the requests it befalls.
 
     Attributes:
@@ -89,7 +89,7 @@ class Fault:
     """
 
     action: Action
-    match: Match = EVERY
+    match: RequestMatch = EVERY
     times: int | None = 1
     probability: float = 1.0
     seconds: float = 60.0
@@ -115,29 +115,29 @@ class Fault:
         """Whether a stream ends before its end."""
         return self.action in ("stream_error", "stream_truncate")
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: MockCall) -> bool:
         """Tell whether this can happen to the call: only a stream has an error inside."""
         return call.stream or self.action != "stream_error"
 
 
-class _Ordered(Protocol):
+class _Order(Protocol):
     """What a list of orders needs to know of each."""
 
     @property
-    def match(self) -> Match: ...
+    def match(self) -> RequestMatch: ...
     @property
     def times(self) -> int | None: ...
     @property
     def probability(self) -> float: ...
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: MockCall) -> bool:
         """Tell whether the order can be carried out on the call."""
         ...
 
 
-OrderT = TypeVar("OrderT", bound=_Ordered)
+OrderT = TypeVar("OrderT", bound=_Order)
 
 
-class _Waiting(Generic[OrderT]):
+class _QueuedOrder(Generic[OrderT]):
     """An order, how many requests it saw, and how often it is still due (None = always)."""
 
     __slots__ = ("left", "order", "seen")
@@ -147,7 +147,7 @@ class _Waiting(Generic[OrderT]):
         self.left = 1 if order.match.nth is not None else order.times
         self.seen = 0
 
-    def due(self, key_name: str, call: Call, random: Random) -> bool:
+    def due(self, key_name: str, call: MockCall, random: Random) -> bool:
         """Count the request if it matches, and tell whether its turn has come."""
         order = self.order
         if not (order.match.fits(key_name, call) and order.concerns(call)):
@@ -158,13 +158,13 @@ class _Waiting(Generic[OrderT]):
         return order.probability >= 1 or random.random() < order.probability
 
 
-class Orders(Generic[OrderT]):
+class OrderQueue(Generic[OrderT]):
     """Faults, or scripted answers, in the order in which they were given."""
 
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: list[_Waiting[OrderT]] = []
+        self._waiting: list[_QueuedOrder[OrderT]] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -174,13 +174,13 @@ class Orders(Generic[OrderT]):
 
     def add(self, orders: Iterable[OrderT]) -> None:
         """Append to the list."""
-        self._waiting.extend(map(_Waiting, orders))
+        self._waiting.extend(map(_QueuedOrder, orders))
 
     def clear(self) -> None:
         """Forget all of them."""
         self._waiting.clear()
 
-    def pick(self, key_name: str, call: Call, random: Random) -> OrderT | None:
+    def pick(self, key_name: str, call: MockCall, random: Random) -> OrderT | None:
         """Return the order that befalls this request, and use it up by one."""
         due = [one for one in self._waiting if one.due(key_name, call, random)]
         if not due:
@@ -193,10 +193,10 @@ class Orders(Generic[OrderT]):
         return first.order
 
 
-_FAULTS: Final = TypeAdapter(tuple[Fault, ...])
+_FAULTS: Final = TypeAdapter(tuple[MockFault, ...])
 
 
-def read_faults(data: object) -> tuple[Fault, ...]:
+def read_faults(data: object) -> tuple[MockFault, ...]:
     """Read faults from parsed JSON: one object, or an array of them.
 
     Raises:

@@ -18,7 +18,7 @@ ANY: Final = "*"  # stands for every family that an organisation does not list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLimits:
+class MockModelLimits:
     """Limits of one model family for one owner; None = there is no such limit.
 
     rpm, tpm: requests, tokens per minute; rpd, tpd: per day; ipm: images made per minute;
@@ -44,7 +44,7 @@ class LongContext:
     """Limits of their own for requests with more than `threshold` input tokens."""
 
     threshold: int
-    limits: ModelLimits
+    limits: MockModelLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class ModelSpec:
     family: str | None = None
     context_tokens: int = 128_000
     profiles: Mapping[str, str] = field(default_factory=dict)
-    limits: ModelLimits = ModelLimits(rpm=500, tpm=200_000)
+    limits: MockModelLimits = MockModelLimits(rpm=500, tpm=200_000)
     long_context: LongContext | None = None
     dimensions: int = 1536
     input_usd: Decimal = Decimal(0)
@@ -81,12 +81,12 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Org:
+class MockOrganization:
     """An organisation: who is billed and whose limits count. `limits` are by family, or `ANY`."""
 
     id: str
     tier: str = "build"
-    limits: Mapping[str, ModelLimits] = field(default_factory=dict)
+    limits: Mapping[str, MockModelLimits] = field(default_factory=dict)
     credits_usd: Decimal | None = None  # None = billed later, cannot run out
     month_spend_usd: Decimal = Decimal(0)
     spend_limit_usd: Decimal | None = None  # set by the organisation itself
@@ -94,19 +94,19 @@ class Org:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
+class MockProject:
     """A part of an organisation. `overrides` are limits of its own, by family or `ANY`."""
 
     id: str
     org: str
-    overrides: Mapping[str, ModelLimits] = field(default_factory=dict)
+    overrides: Mapping[str, MockModelLimits] = field(default_factory=dict)
     allowed_models: frozenset[str] | None = None  # None = all of them
     month_spend_usd: Decimal = Decimal(0)
     spend_limit_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class MockKey:
     """A credential of a project. `name` stands for the secret wherever the mock reports."""
 
     name: str
@@ -117,13 +117,13 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class MockFleet:
     """Everything that exists at the provider; checked when it is made."""
 
     models: tuple[ModelSpec, ...]
-    orgs: tuple[Org, ...]
-    projects: tuple[Project, ...]
-    keys: tuple[Key, ...]
+    orgs: tuple[MockOrganization, ...]
+    projects: tuple[MockProject, ...]
+    keys: tuple[MockKey, ...]
 
     def __post_init__(self) -> None:
         _unique("model", (n for m in self.models for n in (m.name, *m.aliases)))
@@ -138,7 +138,7 @@ class Fleet:
         """Return the secret of every key, in order."""
         return tuple(key.secret for key in self.keys)
 
-    def key(self, name: str) -> Key:
+    def key(self, name: str) -> MockKey:
         """Return the key of that name.
 
         Raises:
@@ -155,7 +155,7 @@ class Fleet:
         orgs: Mapping[str, Mapping[str, int]],
         *,
         models: Iterable[ModelSpec] | None = None,
-    ) -> Fleet:
+    ) -> MockFleet:
         """Build organisations from a few numbers each.
 
         `{"acme": {"rpm": 500, "tpm": 200_000, "keys": 2}}` makes organisation `org-acme` with
@@ -169,17 +169,20 @@ class Fleet:
 
         return cls(
             models=STANDARD_MODELS if models is None else tuple(models),
-            orgs=tuple(Org(id=f"org-{n}", limits={ANY: _limits(n, v)}) for n, v in orgs.items()),
-            projects=tuple(Project(id=f"proj_{name}", org=f"org-{name}") for name in orgs),
+            orgs=tuple(
+                MockOrganization(id=f"org-{n}", limits={ANY: _limits(n, v)})
+                for n, v in orgs.items()
+            ),
+            projects=tuple(MockProject(id=f"proj_{name}", org=f"org-{name}") for name in orgs),
             keys=tuple(
-                Key(name=f"{name}-{i}", secret=f"sk-mock-{name}-{i}", project=f"proj_{name}")
+                MockKey(name=f"{name}-{i}", secret=f"sk-mock-{name}-{i}", project=f"proj_{name}")
                 for name, values in orgs.items()
                 for i in range(1, values.get("keys", 1) + 1)
             ),
         )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Fleet:
+    def from_dict(cls, data: Mapping[str, object]) -> MockFleet:
         """Build a fleet from parsed TOML or JSON; see `fleet_file` for its shape.
 
         Raises:
@@ -190,15 +193,15 @@ class Fleet:
         return read_fleet(data)
 
 
-def _limits(org: str, values: Mapping[str, int]) -> ModelLimits:
-    known = {f.name for f in fields(ModelLimits)}
+def _limits(org: str, values: Mapping[str, int]) -> MockModelLimits:
+    known = {f.name for f in fields(MockModelLimits)}
     unknown = set(values) - known - {"keys"}
     if unknown:
         raise ValueError(
             f"organisation {org}: no limit {', '.join(sorted(unknown))};"
             f" there are: {', '.join(sorted(known))} (and keys, their number)"
         )
-    return ModelLimits(**{name: value for name, value in values.items() if name != "keys"})
+    return MockModelLimits(**{name: value for name, value in values.items() if name != "keys"})
 
 
 def _unique(what: str, names: Iterable[str], *, show: bool = True) -> None:
@@ -210,7 +213,10 @@ def _unique(what: str, names: Iterable[str], *, show: bool = True) -> None:
 
 
 def _known(
-    what: str, owner: str, pairs: Iterable[tuple[str, str]], owners: Iterable[Org | Project]
+    what: str,
+    owner: str,
+    pairs: Iterable[tuple[str, str]],
+    owners: Iterable[MockOrganization | MockProject],
 ) -> None:
     ids = {one.id for one in owners}
     for name, belongs_to in pairs:

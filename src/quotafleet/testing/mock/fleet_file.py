@@ -23,7 +23,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from .catalog import STANDARD_MODELS
-from .fleet import Fleet, Key, LongContext, ModelLimits, ModelSpec, Org, Project
+from .fleet import (
+    LongContext,
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
+    ModelSpec,
+)
 
 
 class _Strict(BaseModel):
@@ -38,8 +46,8 @@ class _LimitsFile(_Strict):
     ipm: PositiveInt | None = None
     input_images: PositiveInt | None = None
 
-    def spec(self) -> ModelLimits:
-        return ModelLimits(**dict(self))
+    def spec(self) -> MockModelLimits:
+        return MockModelLimits(**dict(self))
 
 
 class _LongContextFile(_Strict):
@@ -89,8 +97,8 @@ class _ProjectFile(_Strict):
     spend_limit_usd: Decimal | None = None
     keys: dict[str, str | _KeyFile] = Field(default_factory=dict)
 
-    def spec(self, name: str, org: str) -> Project:
-        return Project(
+    def spec(self, name: str, org: str) -> MockProject:
+        return MockProject(
             id=f"proj_{name}",
             org=org,
             overrides={family: limits.spec() for family, limits in self.overrides.items()},
@@ -108,8 +116,8 @@ class _OrgFile(_Strict):
     keys: dict[str, str | _KeyFile] = Field(default_factory=dict)
     projects: dict[str, _ProjectFile] = Field(default_factory=dict)
 
-    def spec(self, name: str) -> Org:
-        return Org(
+    def spec(self, name: str) -> MockOrganization:
+        return MockOrganization(
             id=f"org-{name}",
             tier=self.tier,
             limits={family: limits.spec() for family, limits in self.limits.items()},
@@ -130,7 +138,7 @@ class _FleetFile(_Strict):
     orgs: dict[str, _OrgFile] = Field(min_length=1)
 
 
-def read_fleet(data: Mapping[str, object]) -> Fleet:
+def read_fleet(data: Mapping[str, object]) -> MockFleet:
     """Validate the parsed file and build the fleet.
 
     Raises:
@@ -145,7 +153,7 @@ def read_fleet(data: Mapping[str, object]) -> Fleet:
         for org, one in file.orgs.items()
         for name, project in one.all_projects(org)
     ]
-    return Fleet(
+    return MockFleet(
         models=tuple(_models(file.models)),
         orgs=tuple(org.spec(name) for name, org in file.orgs.items()),
         projects=tuple(project.spec(name, f"org-{org}") for org, name, project in parts),
@@ -158,10 +166,10 @@ def _models(given: Mapping[str, _ModelFile]) -> Iterator[ModelSpec]:
     yield from (model.spec(name) for name, model in given.items())
 
 
-def _keys(project: _ProjectFile, project_id: str) -> Iterator[Key]:
+def _keys(project: _ProjectFile, project_id: str) -> Iterator[MockKey]:
     for name, given in project.keys.items():
         one = _KeyFile(secret=given) if isinstance(given, str) else given
-        yield Key(
+        yield MockKey(
             name=name,
             secret=one.secret,
             project=project_id,

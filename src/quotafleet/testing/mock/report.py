@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .accounts import AccountStates, KeyState, MeteredLimit
 from .bucket import go_ms, remaining
-from .world import KeyState, Meter, World
 
 if TYPE_CHECKING:
     from .provider import MockProvider
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 def report(provider: MockProvider, now: float) -> dict[str, object]:
     """Return levels and counters, ready for JSON; secrets are not in it, names of keys are."""
-    world = provider.world
-    for meter in world.meters.values():
+    accounts = provider.accounts
+    for meter in accounts.meters.values():
         meter.bucket.refill(now)
     return {
-        "now_s": now - world.started_at,
+        "now_s": now - accounts.started_at,
         "received": provider.received,
         "admitted": provider.admitted,
         "completed": provider.completed,
@@ -26,12 +26,12 @@ def report(provider: MockProvider, now: float) -> dict[str, object]:
         "rejected": dict(provider.rejected),
         "faults_waiting": len(provider.faults),
         "scripts_waiting": len(provider.scripts),
-        "keys": {key.spec.name: _key(key) for key in world.keys.values()},
-        "orgs": _orgs(world),
-        "buckets": {name: _bucket(meter) for name, meter in world.meters.items()},
+        "keys": {key.spec.name: _key(key) for key in accounts.keys.values()},
+        "orgs": _orgs(accounts),
+        "buckets": {name: _bucket(meter) for name, meter in accounts.meters.items()},
         "admitted_per_second": {
             name: {str(second): list(beat) for second, beat in pulse.items()}
-            for name, pulse in world.pulses.items()
+            for name, pulse in accounts.pulses.items()
         },
     }
 
@@ -47,17 +47,17 @@ def _key(key: KeyState) -> dict[str, object]:
     }
 
 
-def _orgs(world: World) -> dict[str, object]:
+def _orgs(accounts: AccountStates) -> dict[str, object]:
     return {
         name: {
             "month_spend_usd": str(org.month_spend_usd),
             "credits_usd": None if org.credits_usd is None else str(org.credits_usd),
         }
-        for name, org in world.orgs.items()
+        for name, org in accounts.orgs.items()
     }
 
 
-def _bucket(meter: Meter) -> dict[str, object]:
+def _bucket(meter: MeteredLimit) -> dict[str, object]:
     bucket = meter.bucket
     return {
         "limit": bucket.limit,

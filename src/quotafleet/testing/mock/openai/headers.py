@@ -34,15 +34,15 @@ def write_headers(exchange: Exchange) -> Headers:
 
 def _limits(exchange: Exchange) -> Headers:
     """Write limit, remaining and reset of every bucket that concerns the request."""
-    lane, route, problem = exchange.lane, exchange.route, exchange.problem
-    if lane is None or route is None or not route.rate_headers:
+    chain, route, problem = exchange.chain, exchange.route, exchange.problem
+    if chain is None or route is None or not route.rate_headers:
         return []
     if not exchange.provider.settings.tells_limits:
         return []
     if problem is not None and not problem.limited:
         return []
     headers: Headers = []
-    for (name, bucket), level in zip(lane.shown, exchange.levels, strict=False):
+    for (name, bucket), level in zip(chain.shown, exchange.levels, strict=False):
         if name.endswith("tokens") and not exchange.profile.counts_tokens:
             continue
         if name == "input-images" and not exchange.call.ask.images:

@@ -1,8 +1,8 @@
-"""The mock provider's state: who spent what, and how much every bucket still holds.
+"""The state of the mock provider's accounts: money spent, and the level of every bucket.
 
-A `Lane` is what one key meets on its way to one model: its owners and, in the order in which the
-provider checks them, the buckets it draws on. Two keys of one organisation have two lanes with the
-same buckets. Lanes are found once and then kept; admission is a walk along one.
+A `LimitChain` holds the limits that one key's calls to one model draw on, in the order in which the
+provider checks them. Two keys of one organization have two chains with the same buckets. A chain is
+built once and kept; admission walks along it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,23 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from .bucket import Bucket, burst_bucket
-from .errors import Where
-from .fleet import ANY, Fleet, Key, ModelLimits, ModelSpec, Org, Project
+from .bucket import MockBucket, burst_bucket
+from .errors import LimitOwner
+from .fleet import (
+    ANY,
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
+    ModelSpec,
+)
 from .settings import MockSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dimension:
-    """A kind of limit: its field in `ModelLimits`, its place in a cost, and how texts name it."""
+class LimitDimension:
+    """A kind of limit: its field in `MockModelLimits`, its index in a cost, and its label."""
 
     name: str
     index: int
@@ -33,7 +41,7 @@ class Dimension:
 
 # The order is that in which the provider checks. A cost is a tuple in the same order.
 DIMENSIONS: Final = (
-    Dimension(
+    LimitDimension(
         name="rpm",
         index=0,
         period_s=60,
@@ -41,7 +49,7 @@ DIMENSIONS: Final = (
         type="requests",
         header="requests",
     ),
-    Dimension(
+    LimitDimension(
         name="rpd",
         index=1,
         period_s=86_400,
@@ -49,7 +57,7 @@ DIMENSIONS: Final = (
         type="requests",
         header="requests",
     ),
-    Dimension(
+    LimitDimension(
         name="input_images",
         index=2,
         period_s=60,
@@ -57,7 +65,7 @@ DIMENSIONS: Final = (
         type="input-images",
         header="input-images",
     ),
-    Dimension(
+    LimitDimension(
         name="ipm",
         index=3,
         period_s=60,
@@ -65,7 +73,7 @@ DIMENSIONS: Final = (
         type="input-images",
         header=None,
     ),
-    Dimension(
+    LimitDimension(
         name="tpm",
         index=4,
         period_s=60,
@@ -73,7 +81,7 @@ DIMENSIONS: Final = (
         type="tokens",
         header="tokens",
     ),
-    Dimension(
+    LimitDimension(
         name="tpd",
         index=5,
         period_s=86_400,
@@ -86,17 +94,17 @@ RPM: Final = 0
 TOKEN_DIMENSIONS: Final = (4, 5)
 
 
-class Meter:
+class MeteredLimit:
     """One bucket on a lane, with the short-window twin that a quantised limit has."""
 
     __slots__ = ("bucket", "burst", "dimension", "index", "name", "of_project")
 
     def __init__(
         self,
-        dimension: Dimension,
-        bucket: Bucket,
+        dimension: LimitDimension,
+        bucket: MockBucket,
         *,
-        burst: Bucket | None,
+        burst: MockBucket | None,
         name: str,
         of_project: bool,
     ) -> None:
@@ -123,7 +131,7 @@ class Meter:
         return wait if self.burst.holds(least) else max(wait, self.burst.wait_s(least))
 
 
-class Ramp:
+class RampGuard:
     """The guard against traffic that grows too fast, on input tokens per minute."""
 
     __slots__ = ("_base", "_current", "_minute", "_past", "allowed")
@@ -154,12 +162,12 @@ class Ramp:
         self._minute, self._current = minute, 0
 
 
-class OrgState:
+class OrganizationState:
     """What an organisation spent."""
 
     __slots__ = ("credits_usd", "month_spend_usd", "spec")
 
-    def __init__(self, spec: Org) -> None:
+    def __init__(self, spec: MockOrganization) -> None:
         self.spec = spec
         self.credits_usd = spec.credits_usd
         self.month_spend_usd = spec.month_spend_usd
@@ -176,7 +184,7 @@ class ProjectState:
 
     __slots__ = ("month_spend_usd", "spec")
 
-    def __init__(self, spec: Project) -> None:
+    def __init__(self, spec: MockProject) -> None:
         self.spec = spec
         self.month_spend_usd = spec.month_spend_usd
 
@@ -186,7 +194,7 @@ class KeyState:
 
     __slots__ = ("admitted", "in_flight", "org", "project", "rejected", "revoked", "spec")
 
-    def __init__(self, spec: Key, project: ProjectState, org: OrgState) -> None:
+    def __init__(self, spec: MockKey, project: ProjectState, org: OrganizationState) -> None:
         self.spec = spec
         self.project = project
         self.org = org
@@ -200,39 +208,41 @@ class KeyState:
 Pulse = dict[int, list[int]]
 
 
-class Lane:
+class LimitChain:
     """The way of one key to one model."""
 
     __slots__ = ("key", "meters", "model", "pulses", "ramp", "shown", "spec", "where")
 
-    def __init__(self, key: KeyState, spec: ModelSpec, model: str, meters: list[Meter]) -> None:
+    def __init__(
+        self, key: KeyState, spec: ModelSpec, model: str, meters: list[MeteredLimit]
+    ) -> None:
         self.key = key
         self.spec = spec
         self.model = model
         self.meters = tuple(meters)
         self.shown = tuple(_shown(meters))
         self.pulses: tuple[Pulse, ...] = ()
-        self.ramp: Ramp | None = None
+        self.ramp: RampGuard | None = None
         family = spec.family or spec.name
-        self.where = Where(
+        self.where = LimitOwner(
             model=model,
             org=key.org.spec.id,
             family=None if family == model else family,
             free=key.org.spec.tier == "free",
         )
 
-    def meter(self, index: int) -> Meter | None:
+    def meter(self, index: int) -> MeteredLimit | None:
         """Return the first meter of that dimension."""
         return next((one for one in self.meters if one.index == index), None)
 
 
-def _shown(meters: list[Meter]) -> Iterator[tuple[str, Bucket]]:
+def _shown(meters: list[MeteredLimit]) -> Iterator[tuple[str, MockBucket]]:
     """Choose the buckets that headers show.
 
     Where there is a limit per day, `-requests` shows that one (all 118 recorded answers of such
     models); tokens are shown per minute.
     """
-    chosen: dict[str, Meter] = {}
+    chosen: dict[str, MeteredLimit] = {}
     for meter in meters:
         header = meter.dimension.header
         if header is None:
@@ -245,26 +255,26 @@ def _shown(meters: list[Meter]) -> Iterator[tuple[str, Bucket]]:
             yield name, chosen[name].bucket
 
 
-class World:
+class AccountStates:
     """All state, made from a fleet; lanes and buckets come into being when first used."""
 
-    def __init__(self, fleet: Fleet, settings: MockSettings, *, now: float) -> None:
+    def __init__(self, fleet: MockFleet, settings: MockSettings, *, now: float) -> None:
         self.settings = settings
         self.started_at = now
-        self.orgs = {one.id: OrgState(one) for one in fleet.orgs}
+        self.orgs = {one.id: OrganizationState(one) for one in fleet.orgs}
         self.projects = {one.id: ProjectState(one) for one in fleet.projects}
         self.keys = {key.secret: self._key(key) for key in fleet.keys}
         self.models: Mapping[str, ModelSpec] = {
             name: model for model in fleet.models for name in (model.name, *model.aliases)
         }
-        self.meters: dict[str, Meter] = {}
+        self.meters: dict[str, MeteredLimit] = {}
         self.pulses: dict[str, Pulse] = {}
-        self.ramps: dict[str, Ramp] = {}
+        self.ramps: dict[str, RampGuard] = {}
         self.files: dict[str, tuple[dict[str, object], bytes]] = {}
         self.files_made = 0
-        self._lanes: dict[tuple[str, str, bool], Lane] = {}
+        self._chains: dict[tuple[str, str, bool], LimitChain] = {}
 
-    def _key(self, key: Key) -> KeyState:
+    def _key(self, key: MockKey) -> KeyState:
         project = self.projects[key.project]
         return KeyState(key, project, self.orgs[project.spec.org])
 
@@ -273,19 +283,21 @@ class World:
         found = self.keys.get(name)
         return found or next((k for k in self.keys.values() if k.spec.name == name), None)
 
-    def lane(self, key: KeyState, model: str, input_tokens: int, now: float) -> Lane | None:
+    def chain(self, key: KeyState, model: str, input_tokens: int, now: float) -> LimitChain | None:
         """Return the lane of a key to a model, or None if there is no such model."""
         spec = self.models.get(model)
         if spec is None:
             return None
         long = spec.long_context is not None and input_tokens > spec.long_context.threshold
         path = (key.spec.secret, model, long)
-        found = self._lanes.get(path)
+        found = self._chains.get(path)
         if found is None:
-            found = self._lanes[path] = self._build(key, spec, model, long=long, now=now)
+            found = self._chains[path] = self._build(key, spec, model, long=long, now=now)
         return found
 
-    def _build(self, key: KeyState, spec: ModelSpec, model: str, *, long: bool, now: float) -> Lane:
+    def _build(
+        self, key: KeyState, spec: ModelSpec, model: str, *, long: bool, now: float
+    ) -> LimitChain:
         org, project = key.org.spec, key.project.spec
         family = spec.family or spec.name
         kind = f"{family}-long-context" if long else family
@@ -296,33 +308,39 @@ class World:
             *self._meters(project.id, kind, own, now, of_project=True),
             *self._meters(org.id, kind, common or usual, now, of_project=False),
         ]
-        lane = Lane(key, spec, model, meters)
+        chain = LimitChain(key, spec, model, meters)
         owners = (org.id, project.id) if own else (org.id,)
-        lane.pulses = tuple(self.pulses.setdefault(f"{one}/{kind}", {}) for one in owners)
+        chain.pulses = tuple(self.pulses.setdefault(f"{one}/{kind}", {}) for one in owners)
         if self.settings.ramp_base_tokens is not None:
-            ramp = Ramp(self.settings.ramp_base_tokens)
-            lane.ramp = self.ramps.setdefault(f"{org.id}/{kind}", ramp)
-        return lane
+            ramp = RampGuard(self.settings.ramp_base_tokens)
+            chain.ramp = self.ramps.setdefault(f"{org.id}/{kind}", ramp)
+        return chain
 
     def _meters(
-        self, owner: str, family: str, limits: ModelLimits | None, now: float, *, of_project: bool
-    ) -> Iterator[Meter]:
+        self,
+        owner: str,
+        family: str,
+        limits: MockModelLimits | None,
+        now: float,
+        *,
+        of_project: bool,
+    ) -> Iterator[MeteredLimit]:
         for dimension in DIMENSIONS:
             limit: int | None = getattr(limits, dimension.name, None)
             if limit is None:
                 continue
             name = f"{owner}/{family}/{dimension.name}"
             if name not in self.meters:
-                self.meters[name] = Meter(
+                self.meters[name] = MeteredLimit(
                     dimension,
-                    Bucket(limit, dimension.period_s, now=now),
+                    MockBucket(limit, dimension.period_s, now=now),
                     burst=self._burst(limit, dimension, now),
                     name=name,
                     of_project=of_project,
                 )
             yield self.meters[name]
 
-    def _burst(self, limit: int, dimension: Dimension, now: float) -> Bucket | None:
+    def _burst(self, limit: int, dimension: LimitDimension, now: float) -> MockBucket | None:
         quantum_s = self.settings.quantise_s
         if quantum_s is None or dimension.period_s != 60:
             return None
@@ -330,7 +348,7 @@ class World:
 
 
 def _own_limits(
-    given: Mapping[str, ModelLimits], family: str, plain: str | None
-) -> ModelLimits | None:
+    given: Mapping[str, MockModelLimits], family: str, plain: str | None
+) -> MockModelLimits | None:
     """Return what an owner set for a family; `ANY` does not speak for a long context."""
     return given.get(family) or (given.get(ANY) if plain else None)
