@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from quotafleet.testing import (
     FakeClock,
+    LimitRules,
     LongContext,
     MockCall,
     MockFleet,
@@ -46,7 +47,10 @@ def test_a_parsed_call_is_charged_like_a_request() -> None:
 
 def test_a_refusal_by_tokens_costs_a_request_and_none_of_them_if_so_set() -> None:
     for charge, requests in ((True, 2), (False, 1)):
-        mock = provider({"rpm": 500, "tpm": 100}, settings=MockSettings(charge_rejected=charge))
+        mock = provider(
+            {"rpm": 500, "tpm": 100},
+            settings=MockSettings(rules=LimitRules(refusals="counted" if charge else "free")),
+        )
         chat(mock, words_of(60))
         assert chat(mock, words_of(60)).status == 429
         assert used(mock, "org-acme/gpt-4o-mini/rpm") == requests
@@ -70,7 +74,7 @@ def test_all_buckets_are_debited_or_none() -> None:
             ModelSpec(name="gpt-4o", limits=MockModelLimits(rpm=10, tpm=100)),
             projects=(MockProject(id="proj_acme", org="org-acme", overrides={"*": own}),),
         ),
-        settings=MockSettings(charge_rejected=False),
+        settings=MockSettings(rules=LimitRules(refusals="free")),
     )
     chat(mock, words_of(80), model="gpt-4o")
     assert chat(mock, words_of(80), model="gpt-4o").status == 429
@@ -146,7 +150,9 @@ def test_images_read_are_counted_and_shown_only_when_there_are_some() -> None:
 
 
 def test_a_quantised_limit_refuses_bursts_and_shows_nothing_of_it() -> None:
-    mock = provider({"rpm": 600}, settings=MockSettings(quantise_s=1, charge_rejected=False))
+    mock = provider(
+        {"rpm": 600}, settings=MockSettings(rules=LimitRules(window_s=1, refusals="free"))
+    )
     statuses = [chat(mock).status for _ in range(12)]
     assert statuses == [200] * 10 + [429] * 2
     shown = headers(chat(mock))
@@ -157,7 +163,7 @@ def test_a_quantised_limit_refuses_bursts_and_shows_nothing_of_it() -> None:
 
 
 def test_a_request_larger_than_the_quantum_passes_when_that_is_full() -> None:
-    mock = provider({"tpm": 6000}, settings=MockSettings(quantise_s=1))
+    mock = provider({"tpm": 6000}, settings=MockSettings(rules=LimitRules(window_s=1)))
     assert chat(mock, words_of(1000)).status == 200
     assert chat(mock, words_of(10)).status == 429
     clock(mock).advance(11)

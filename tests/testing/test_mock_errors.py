@@ -407,3 +407,26 @@ def test_an_answer_has_its_ids_and_its_owner() -> None:
     assert shown["openai-processing-ms"] == "0"
     assert len(shown["x-request-id"].removeprefix("req_")) == 32
     assert told(exchange)["id"].startswith("chatcmpl-")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "part"),
+    [
+        (["x" * (4 * 8192)] * 2, None, None),
+        (["x" * (4 * 8192 + 1)], None, "you requested 8193 tokens"),
+        ([[1] * 8193], None, "you requested 8193 tokens"),
+        ([1] * 8193, None, "you requested 8193 tokens"),
+        (["x"] * 2049, "array_above_max_length", "maximum length 2048"),
+        (["x" * 32_000] * 38, "max_tokens_per_request", "Requested 304000 tokens, max 300000"),
+        (["x", ""], None, "cannot be an empty string"),
+    ],
+)
+def test_embeddings_have_limits_by_input_and_by_request(
+    given: list[Any], code: str | None, part: str | None
+) -> None:
+    mock = provider({"rpm": 500, "tpm": 1_000_000})
+    exchange = post(mock, {"model": "text-embedding-3-small", "input": given}, "/v1/embeddings")
+    assert exchange.status == (200 if part is None else 400)
+    if part is not None:
+        assert part in error(exchange)["message"]
+        assert error(exchange)["code"] == code

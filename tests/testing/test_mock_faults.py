@@ -196,6 +196,89 @@ def test_a_fault_may_befall_a_model_that_is_not_there() -> None:
     assert chat(mock, model="gpt-9").status == 404
 
 
+def test_an_owner_may_refuse_with_any_status_and_code() -> None:
+    mock = two()
+    mock.inject(
+        MockFault(
+            action="refuse",
+            status=412,
+            code="account_suspended",
+            message="Account suspended.",
+            match=RequestMatch(key="acme-1"),
+            times=None,
+        )
+    )
+    assert chat(mock, secret="sk-mock-birch-1").status == 200
+    refused = chat(mock)
+    assert refused.status == 412
+    assert error(refused)["code"] == "account_suspended"
+    assert "x-ratelimit-limit-requests" not in headers(refused)
+    assert used(mock, "org-acme/gpt-4o-mini/rpm") == 0
+
+
+def test_one_prompt_is_refused_at_every_owner() -> None:
+    mock = two()
+    flagged = RequestMatch(text="forbidden words")
+    mock.inject(MockFault(action="refuse", status=403, match=flagged, times=None))
+    for secret in (SECRET, "sk-mock-birch-1"):
+        assert chat(mock, "some forbidden words", secret=secret).status == 403
+        assert chat(mock, "harmless", secret=secret).status == 200
+
+
+def test_an_outage_lasts_as_long_as_ordered() -> None:
+    mock = two()
+    during = RequestMatch(start_s=10, end_s=70)
+    mock.inject(MockFault(action="refuse", status=401, match=during, times=None))
+    statuses = []
+    for _ in range(8):
+        statuses.append({chat(mock, secret=s).status for s in (SECRET, "sk-mock-birch-1")})
+        clock(mock).advance(10)
+    assert statuses == [{200}, *[{401}] * 6, {200}]
+
+
+BASE_RESP = {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_may_hide_under_status_200(stream: bool) -> None:
+    mock = provider()
+    mock.inject(
+        MockFault(action="refuse", status=200, code="upstream_error"),
+        MockFault(action="refuse", status=200, body=BASE_RESP),
+    )
+    hidden = chat(mock, stream=stream)
+    assert (hidden.status, hidden.streamed, hidden.ok) == (200, False, False)
+    assert error(hidden)["code"] == "upstream_error"
+    assert told(chat(mock, stream=stream)) == BASE_RESP
+    assert mock.admitted == 0
+
+
+def test_the_first_event_of_a_stream_may_be_an_error() -> None:
+    mock = provider()
+    mock.inject(MockFault(action="stream_error", after_chunks=0, code="server_is_overloaded"))
+    exchange = chat(mock, stream=True)
+    assert exchange.status == 200
+    (only,) = exchange.events()
+    assert b'"code":"server_is_overloaded"' in only.data
+
+
+@pytest.mark.parametrize(("action", "status"), [("overloaded", 503), ("429_rpm", 429)])
+def test_a_delay_of_a_day_is_stated(action: Action, status: int) -> None:
+    mock = provider()
+    mock.inject(MockFault(action=action, retry_after_s=86_400))
+    refused = chat(mock)
+    assert refused.status == status
+    assert headers(refused)["retry-after"] == "86400"
+
+
+def test_a_reset_may_contradict_the_limits_period() -> None:
+    mock = provider()
+    mock.inject(MockFault(action="odd_reset", seconds=86_399))
+    shown = headers(chat(mock))
+    assert shown["x-ratelimit-limit-requests"] == "500"
+    assert shown["x-ratelimit-reset-requests"] == "23h59m59s"
+
+
 def test_faults_are_read_from_json() -> None:
     (fault,) = read_faults({"match": {"key": "acme-1", "nth": 3}, "action": "429_tpm"})
     assert fault == MockFault(action="429_tpm", match=RequestMatch(key="acme-1", nth=3))

@@ -78,8 +78,11 @@ def test_a_fleet_can_be_sent_to_a_process() -> None:
         ({}, "orgs: Field required"),
         ({"orgs": {}}, "orgs: Dictionary should have at least 1 item"),
         ({"orgs": {"a": {"limit": 5}}}, "orgs.a.limit: Extra inputs are not permitted"),
-        ({"orgs": {"a": {"limits": {"*": {"rpm": 0}}}}}, r"orgs.a.limits.\*.rpm: .*greater than 0"),
-        ({"orgs": {"a": {"limits": {"*": {"rps": 1}}}}}, r"orgs.a.limits.\*.rps: Extra"),
+        (
+            {"orgs": {"a": {"limits": {"*": {"rpm": 0}}}}},
+            "limit rpm must be above 0",
+        ),
+        ({"orgs": {"a": {"limits": {"*": {"rps": 1}}}}}, r"orgs.a.limits.\*.rps: Unexpected"),
         ({"orgs": {"a": {"tier": "gold"}}}, "orgs.a.tier: Input should be 'free'"),
         ({"orgs": {"a": {"keys": {"k": 5}}}}, "orgs.a.keys.k"),
         ({"orgs": {"a": {}}, "models": {"m": {"profiles": {"chat": "x"}}}}, "no cost profile 'x'"),
@@ -111,11 +114,11 @@ def test_no_secret_is_in_a_message_or_a_repr() -> None:
         ),
         (
             {"orgs": (MockOrganization(id="o"), MockOrganization(id="o"))},
-            "organisation given twice: o",
+            "organization given twice: o",
         ),
         (
             {"orgs": (MockOrganization(id="x"),)},
-            "project p belongs to organisation o, which does not exist",
+            "project p belongs to organization o, which does not exist",
         ),
         ({"projects": ()}, "key k belongs to project p, which does not exist"),
         (

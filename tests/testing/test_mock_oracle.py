@@ -5,6 +5,7 @@ import re
 import pytest
 
 from quotafleet.testing import (
+    LimitRules,
     MockFleet,
     MockKey,
     MockModelLimits,
@@ -68,7 +69,7 @@ def test_a_full_minute_of_tokens_says_84ms() -> None:
 
 @pytest.mark.parametrize("charge_rejected", [True, False])
 def test_more_than_the_limit_never_succeeds_and_takes_no_tokens(charge_rejected: bool) -> None:
-    settings = MockSettings(charge_rejected=charge_rejected)
+    settings = MockSettings(rules=LimitRules(refusals="counted" if charge_rejected else "free"))
     mock = provider({"rpm": 500, "tpm": 30_000}, settings=settings)
     for _ in range(5):
         refused = chat(mock, words_of(36_858))

@@ -1,4 +1,4 @@
-"""The models that a mock fleet has unless it is told otherwise, and a fleet for demos.
+"""The models of a mock fleet that names none.
 
 Limits are those of the first paid tier on OpenAI's model pages, 2026-09, or as seen in headers,
 2025..2026-08; prices are round figures, meant to make spend limits testable and nothing else.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from .fleet import LongContext, MockFleet, MockModelLimits, ModelSpec
+from .specs import LongContext, MockModelLimits, ModelSpec
 
 # A million tokens in and out of a small model, and of a large one.
 _SMALL_IN, _SMALL_OUT = Decimal("0.15"), Decimal("0.60")
@@ -73,14 +73,3 @@ STANDARD_MODELS: Final[tuple[ModelSpec, ...]] = (
         name="omni-moderation-latest", limits=MockModelLimits(rpm=500, rpd=10_000, tpm=10_000)
     ),
 )
-
-
-def default_fleet() -> MockFleet:
-    """Return three unequal organisations, the largest with two keys that share its limits."""
-    return MockFleet.simple(
-        {
-            "acme": {"rpm": 500, "tpm": 200_000, "keys": 2},
-            "birch": {"rpm": 200, "tpm": 60_000},
-            "cedar": {"rpm": 60, "tpm": 20_000},
-        }
-    )

@@ -1,9 +1,11 @@
-"""What a request costs at admission: one table of pure functions.
+"""The tokens that a request costs at admission: one table of pure functions, `PROFILES`.
 
-Where a profile was measured it was on recorded traffic, 2023-10..2026-08, on accounts with limits
-low enough to see the charge of one request. The provider's guide says "the maximum of max_tokens
-and the estimated number of tokens based on the character count"; since 2025-03 the headers say
-otherwise (`chat_2025`). Requests always cost 1, and images their number.
+`chat_2025`: bytes / 4; `chat_2024`: prompt + `max_tokens`; `docs_max` and `azure_standard`: the
+larger of `max_tokens` and the estimate; `reserve_max_tokens`: input + `max_tokens`, settled to the
+real usage at the end (AWS Bedrock). `ModelSpec.profiles` and `LimitRules.profiles` choose one by
+endpoint. The profiles of OpenAI were measured on recorded traffic, 2023-10..2026-08, on accounts
+with limits low enough to see the charge of one request. OpenAI's guide states `docs_max`; since
+2025-03 the headers contradict it (`chat_2025`). Requests always cost 1, and images their number.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 IMAGE_TOKENS: Final = 765  # charged per image part, whatever its size (measured, 2024-02..2026-08)
+UNSTATED_OUTPUT: Final = 4_096  # reserved when max_tokens is not given, by `reserve_max_tokens`
 DEFAULT_MAX_TOKENS: Final = 16  # charged when max_tokens is not given (measured, 2023-10..2025-03)
 
 
@@ -135,6 +138,10 @@ def _azure_ptu(ask: RequestSize, model: str) -> int:
     return ask.input_tokens - ask.cached_tokens + expected
 
 
+def _reserve_max_tokens(ask: RequestSize, _model: str) -> int:
+    return ask.input_tokens + (UNSTATED_OUTPUT if ask.max_tokens is None else ask.max_tokens)
+
+
 def _anthropic(ask: RequestSize, _model: str) -> int:
     return ask.input_tokens
 
@@ -162,6 +169,7 @@ PROFILES: Final[Mapping[str, CostProfile]] = {
     "responses_2026": CostProfile(estimate=_responses_2026, true_up=True),
     "azure_standard": CostProfile(estimate=_azure_standard),
     "azure_ptu": CostProfile(estimate=_azure_ptu, true_up=True),
+    "reserve_max_tokens": CostProfile(estimate=_reserve_max_tokens, true_up=True),
     "anthropic": CostProfile(estimate=_anthropic, true_up=True),
     "requests_only": CostProfile(estimate=_requests_only, counts_tokens=False),
 }

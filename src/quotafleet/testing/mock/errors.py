@@ -7,12 +7,16 @@ templates are exact. A text the sources only describe is marked *paraphrased*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from .bucket import go_ms
 
+# Limits of one embeddings request.
+MAX_INPUTS: Final = 2_048
+MAX_INPUT_TOKENS: Final = 8_192
+MAX_REQUEST_TOKENS: Final = 300_000
 _LIMITS_PAGE = "Visit https://platform.openai.com/account/rate-limits to learn more."
 _KINDS: Final[Mapping[type, str]] = {
     bool: "a boolean",
@@ -35,8 +39,9 @@ class MockError:
 
     Attributes:
         reason: the name under which the mock counts it.
-        retry_after_s: seconds that `retry-after` is made of; None = no such header.
+        retry_after_s: seconds for the header `retry-after`; ``None``: no such header.
         limited: rate-limit headers go with it.
+        body: a whole body in place of the `error` object.
     """
 
     status: int
@@ -47,6 +52,7 @@ class MockError:
     reason: str
     retry_after_s: float | None = None
     limited: bool = False
+    body: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +82,13 @@ class LimitShortage:
     requested: int
     period_s: float
     reason: str
+    scale: float = 1.0  # factor on the delay that the text states
 
     @property
     def delay_s(self) -> float:
         """Seconds the text asks to wait; published texts reproduce exactly (12 of 12)."""
-        return (self.used + self.requested - self.limit) * self.period_s / self.limit
+        short = self.used + self.requested - self.limit
+        return short * self.period_s / self.limit * self.scale
 
 
 def rate_limited(where: LimitOwner, short: LimitShortage, wait_s: float) -> MockError:
@@ -94,8 +102,8 @@ def rate_limited(where: LimitOwner, short: LimitShortage, wait_s: float) -> Mock
     return _limit_problem(short, message, wait_s)
 
 
-def untold(problem: MockError) -> MockError:
-    """Return a refusal that tells neither which limit nor how long."""
+def unstated(problem: MockError) -> MockError:
+    """Return a refusal that states neither the limit nor a delay."""
     text = "Rate limit exceeded, please try again later."
     return replace(problem, message=text, retry_after_s=None, limited=False)
 
@@ -254,6 +262,44 @@ def out_of_range(name: str, kind: str, bound: str, got: object) -> MockError:
         f"{kind}_{'below_min' if bound.startswith('>') else 'above_max'}_value",
         f"Invalid '{name}': {kind} {side} value. Expected a value {bound}, but got {got} instead.",
         name,
+    )
+
+
+def embedding_inputs(texts: Sequence[int]) -> MockError | None:
+    """400 for inputs beyond the embeddings' limits; `texts` are their lengths in tokens.
+
+    At most 2,048 inputs, 8,192 tokens an input, 300,000 tokens a request, and no empty text (OpenAI
+    API reference, 2026; the texts for too many and for empty inputs are paraphrased).
+    """
+    if len(texts) > MAX_INPUTS:
+        message = (
+            f"Invalid 'input': array too long. Expected an array with maximum length {MAX_INPUTS},"
+            f" but got an array with length {len(texts)} instead."
+        )
+        return _invalid(400, "array_above_max_length", message, "input")
+    if not all(texts):
+        return _invalid(400, None, "Invalid 'input': input cannot be an empty string.", "input")
+    longest, total = max(texts, default=0), sum(texts)
+    if longest > MAX_INPUT_TOKENS:
+        message = (
+            f"This model's maximum context length is {MAX_INPUT_TOKENS} tokens, however you"
+            f" requested {longest} tokens ({longest} in your prompt; 0 for the completion). Please"
+            " reduce your prompt; or completion length."
+        )
+        return _invalid(400, None, message)
+    if total > MAX_REQUEST_TOKENS:
+        code = "max_tokens_per_request"
+        message = f"Requested {total} tokens, max {MAX_REQUEST_TOKENS} tokens per request"
+        return replace(_invalid(400, code, message), type=code)
+    return None
+
+
+def refusal(
+    status: int, code: str | None, message: str, body: Mapping[str, object] | None
+) -> MockError:
+    """Return an error of any status; under 200 it is one that the status hides."""
+    return MockError(
+        status=status, type=None, code=code, message=message, reason="refusal", body=body
     )
 
 

@@ -36,16 +36,16 @@ from .accounts import (
     RPM,
     TOKEN_DIMENSIONS,
     AccountStates,
+    Cost,
     KeyState,
     LimitChain,
     MeteredLimit,
 )
 from .call import MockCall, MockRequest
 from .cost import PROFILES, CostProfile
-from .dialect import Dialect, MockRoute
 from .errors import LimitOwner, LimitShortage, MockError
-from .exchange import Exchange, Levels
-from .faults import EVERY, REFUSING, MockFault, OrderQueue, RequestMatch
+from .exchange import Dialect, Exchange, Levels, MockRoute
+from .faults import EVERY, REFUSING, MockFault, OrderQueue, OrderT, RequestMatch
 from .fleet import MockFleet
 from .openai import OPENAI
 from .report import report
@@ -117,6 +117,7 @@ class MockProvider:
         with self._lock:
             self.received += 1
             exchange = Exchange(self, call, self.received, self.clock.now())
+            self.accounts.catch_up(exchange.admitted_at)
             exchange.route = route = self.dialect.routes[call.endpoint]
             key = self.accounts.keys.get(call.secret)
             if key is None or key.revoked:
@@ -138,12 +139,12 @@ class MockProvider:
                 return
             chain.key.in_flight -= 1
             now = self.clock.now()
-            for _, bucket in chain.shown:
-                bucket.refill(now)
+            for _, limiter in chain.shown:
+                limiter.refill(now)
             if self._trues_up(exchange.profile):
                 self._true_up(chain, exchange, output_tokens, now)
             self._bill(chain, exchange.call, output_tokens)
-            exchange.final_levels = _levels(chain)
+            exchange.final_levels = chain.levels()
 
     # -- orders and reports
 
@@ -205,7 +206,19 @@ class MockProvider:
     def state(self) -> dict[str, object]:
         """Report levels and counters, ready for JSON: the oracle that tests compare with."""
         with self._lock:
-            return report(self, self.clock.now())
+            now = self.clock.now()
+            self.accounts.catch_up(now)
+            counters = {
+                "received": self.received,
+                "admitted": self.admitted,
+                "completed": self.completed,
+                "aborted": self.aborted,
+                "refused": self.refused,
+                "rejected": dict(self.rejected),
+                "faults_waiting": len(self.faults),
+                "scripts_waiting": len(self.scripts),
+            }
+            return report(self.accounts, counters, now)
 
     # -- the steps of admission
 
@@ -220,8 +233,8 @@ class MockProvider:
 
     def _meter(self, exchange: Exchange, route: MockRoute, key: KeyState) -> Exchange:
         call, now = exchange.call, exchange.admitted_at
-        fault = self.faults.pick(key.spec.name, call, self.random) if self.faults else None
-        chain = self.accounts.chain(key, call.model, call.ask.input_tokens, now)
+        fault = self._pick(self.faults, key, call, now) if self.faults else None
+        chain = self.accounts.chain(key, call.model, call.ask.input_tokens)
         if fault is not None:
             exchange.fault = fault
             if fault.action in REFUSING:
@@ -234,12 +247,14 @@ class MockProvider:
         if barred is not None:
             return self._reject(exchange, key, barred)
         exchange.chain = chain
-        exchange.profile = _profile(chain, route)
+        exchange.profile = chain.profile(route.endpoint, route.profile)
         tokens = exchange.profile.estimate(call.ask, chain.spec.name)
-        short = self._charge(chain, _cost(call, tokens), now)
-        levels = _levels(chain)
+        cost = _cost(call, tokens)
+        short = chain.charge(cost, now)
+        levels = chain.levels()
         if short is not None:
-            return self._reject(exchange, key, short, levels)
+            problem = self._shortage(chain, short, cost)
+            return self._reject(exchange, key, problem, chain.levels())
         late = self._after_charge(exchange, chain, route, now)
         if late is not None:
             return self._reject(exchange, key, late, levels)
@@ -248,45 +263,21 @@ class MockProvider:
         self._plan(exchange, route)
         return exchange
 
-    def _charge(self, chain: LimitChain, cost: tuple[int, ...], now: float) -> MockError | None:
-        """Debit every bucket, or none and say which was short."""
-        meters = chain.meters
-        short: MeteredLimit | None = None
-        for meter in meters:
-            need = cost[meter.index]
-            bucket = meter.bucket
-            bucket.refill(now)
-            if meter.burst is not None:
-                meter.burst.refill(now)
-                if meter.wait_s(need) > 0 and short is None:
-                    short = meter
-            elif need and short is None and not bucket.holds(need):
-                short = meter
-        if short is not None:
-            return self._shortage(chain, short, cost)
-        for meter in meters:
-            need = cost[meter.index]
-            if need:
-                meter.take(need)
-        return None
-
-    def _shortage(self, chain: LimitChain, short: MeteredLimit, cost: tuple[int, ...]) -> MockError:
-        huge = next((m for m in chain.meters if cost[m.index] > m.bucket.limit), None)
+    def _shortage(self, chain: LimitChain, short: MeteredLimit, cost: Cost) -> MockError:
+        huge = next((m for m in chain.meters if cost[m.index] > m.shown.limit), None)
         if huge is not None:
             shortage = _shortage(huge, cost[huge.index])
             problem = errors.too_large(_where(chain, huge), shortage)
         else:
-            need = cost[short.index]
+            need, scale = cost[short.index], chain.rules.delay_scale
             write = errors.rate_limited
             if short.dimension.name == "ipm" and chain.model.startswith("dall-e"):
                 write = errors.dalle_limited
-            problem = write(_where(chain, short), _shortage(short, need), short.wait_s(need))
-        if not self.settings.tells_limits:
-            problem = errors.untold(problem)
-        if self.settings.charge_rejected:
-            for meter in chain.meters:
-                if meter.index == RPM:
-                    meter.bucket.charge_refusal()
+            shortage = _shortage(short, need, scale)
+            problem = write(_where(chain, short), shortage, short.wait_s(need) * scale)
+        if not chain.rules.stated:
+            problem = errors.unstated(problem)
+        chain.charge_refusal()
         return problem
 
     def _after_charge(
@@ -298,7 +289,8 @@ class MockProvider:
         if chain.ramp is not None and not chain.ramp.admits(now, tokens):
             return errors.slow_down(self.random.randint(5, 30))
         flaw = call.flaw
-        if flaw is None and tokens > chain.spec.context_tokens:
+        whole = call.endpoint != "embeddings"  # these read each input by itself
+        if flaw is None and whole and tokens > chain.spec.context_tokens:
             responses = call.endpoint == "responses"
             flaw = errors.context_length(chain.spec.context_tokens, tokens, responses=responses)
         if flaw is None:
@@ -310,13 +302,10 @@ class MockProvider:
         chain.key.admitted += 1
         chain.key.in_flight += 1
         second = int(now - self.accounts.started_at)
-        for pulse in chain.pulses:
-            beat = pulse.get(second)
-            if beat is None:
-                pulse[second] = [1, tokens]
-            else:
-                beat[0] += 1
-                beat[1] += tokens
+        for seconds in chain.admitted:
+            counts = seconds.setdefault(second, [0, 0])
+            counts[0] += 1
+            counts[1] += tokens
 
     def _plan(self, exchange: Exchange, route: MockRoute) -> None:
         """Decide what is answered and how long that takes."""
@@ -334,12 +323,17 @@ class MockProvider:
         if exchange.fault is not None:
             _break(exchange, exchange.fault)
 
+    def _pick(
+        self, orders: OrderQueue[OrderT], key: KeyState, call: MockCall, now: float
+    ) -> OrderT | None:
+        return orders.pick(key.spec.name, call, now - self.accounts.started_at, self.random)
+
     def _draft(self, exchange: Exchange) -> int:
         """Write the answers, if the request has a body, and return their length in tokens."""
         call = exchange.call
         script = None
         if self.scripts and exchange.chain is not None:
-            script = self.scripts.pick(exchange.chain.key.spec.name, call, self.random)
+            script = self._pick(self.scripts, exchange.chain.key, call, exchange.admitted_at)
         if call.body is None:
             return self._length(call, script, self.random)
         # From the body, not from its turn: concurrent clients get the same texts every run.
@@ -402,10 +396,10 @@ class MockProvider:
         exchange.chain = chain
         if chain is not None:
             for meter in chain.meters:
-                meter.bucket.refill(now)
+                meter.refill(now)
             exchange.profile = PROFILES["chat_2025"]  # shows requests and tokens
         problem = _ordered(fault, exchange.call, chain)
-        return self._reject(exchange, key, problem, _levels(chain) if chain else ())
+        return self._reject(exchange, key, problem, chain.levels() if chain else ())
 
     # -- completion
 
@@ -419,7 +413,7 @@ class MockProvider:
         extra = exchange.call.ask.input_tokens + output_tokens - exchange.cost
         for meter in chain.meters:
             if meter.index in TOKEN_DIMENSIONS:
-                meter.bucket.refill(now)
+                meter.refill(now)
                 meter.take(extra)
 
     def _bill(self, chain: LimitChain, call: MockCall, output_tokens: int) -> None:
@@ -430,20 +424,11 @@ class MockProvider:
             chain.key.project.month_spend_usd += usd / _MILLION
 
 
-def _cost(call: MockCall, tokens: int) -> tuple[int, ...]:
+def _cost(call: MockCall, tokens: int) -> Cost:
     """Return what the call takes from each dimension, in the order of `DIMENSIONS`."""
     if call.endpoint == "images":
         return (1, 1, 0, call.ask.n, tokens, tokens)
     return (1, 1, call.ask.images, 0, tokens, tokens)
-
-
-def _profile(chain: LimitChain, route: MockRoute) -> CostProfile:
-    chosen = chain.spec.profiles
-    return PROFILES[chosen.get(route.endpoint, route.profile) if chosen else route.profile]
-
-
-def _levels(chain: LimitChain) -> Levels:
-    return tuple([bucket.level for _, bucket in chain.shown])
 
 
 def _barred(chain: LimitChain) -> MockError | None:
@@ -480,16 +465,17 @@ def _where(chain: LimitChain, meter: MeteredLimit) -> LimitOwner:
     )
 
 
-def _shortage(meter: MeteredLimit, need: int) -> LimitShortage:
+def _shortage(meter: MeteredLimit, need: int, scale: float = 1.0) -> LimitShortage:
     dimension = meter.dimension
     return LimitShortage(
         label=dimension.label,
         type=dimension.type,
-        limit=round(meter.bucket.limit),
-        used=meter.bucket.used,
+        limit=round(meter.shown.limit),
+        used=meter.shown.used,
         requested=need,
-        period_s=meter.bucket.period_s,
+        period_s=meter.shown.period_s,
         reason=dimension.name,
+        scale=scale,
     )
 
 
@@ -521,6 +507,8 @@ def _ordered(fault: MockFault, call: MockCall, chain: LimitChain | None) -> Mock
             problem = errors.invalid_api_key(call.secret)
         case "quota":
             problem = errors.FIXED[fault.code or "insufficient_quota"]()
+        case "refuse":
+            problem = errors.refusal(fault.status, fault.code, fault.message, fault.body)
         case "error" if fault.code is not None:
             problem = errors.FIXED[fault.code]()
         case _:
@@ -542,7 +530,7 @@ def _invented(
     """Describe an empty bucket of that dimension, though there may be none."""
     meter = chain.meter(index) if chain is not None else None
     dimension = DIMENSIONS[index]
-    limit = round(meter.bucket.limit) if meter is not None else 500
+    limit = round(meter.shown.limit) if meter is not None else 500
     where = chain.where if chain is not None else LimitOwner(model=call.model, org="org-mock")
     shortage = LimitShortage(
         label=dimension.label,

@@ -6,8 +6,7 @@ from typing import Final
 
 from .. import errors
 from ..call import Endpoint
-from ..dialect import Dialect, MockRoute
-from ..exchange import Exchange, Payload
+from ..exchange import Dialect, Exchange, MockRoute, Payload
 from .account import look_up_models, use_files, write_moderation
 from .chat import ChatStream, CompletionStream, write_chat, write_completion
 from .embeddings import write_embeddings
@@ -17,6 +16,7 @@ from .read import (
     chat_ask,
     completions_ask,
     embeddings_ask,
+    embeddings_flaw,
     images_ask,
     input_ask,
     read_json,
@@ -64,7 +64,7 @@ _RESPONSES: Final = MockRoute(
 )
 _EMBEDDINGS: Final = MockRoute(
     endpoint="embeddings",
-    read=read_json("embeddings", embeddings_ask, requires("input")),
+    read=read_json("embeddings", embeddings_ask, embeddings_flaw),
     write=write_embeddings,
     profile="embeddings",
 )

@@ -10,7 +10,7 @@ from ..accounts import AccountStates
 from ..call import MockCall
 from ..errors import MockError
 from ..exchange import Exchange, Payload
-from ..fleet import ModelSpec
+from ..specs import ModelSpec
 from .ids import draw_id
 from .wire import JSON
 

@@ -180,6 +180,16 @@ def requires(*names: str) -> Callable[[Body], MockError | None]:
     return flaw
 
 
+def embeddings_flaw(body: Body) -> MockError | None:
+    """Check the inputs' number, their lengths and their sum."""
+    given = body.get("input")
+    several = items(given) or [given]
+    if whole(several[0]) is not None:
+        several = [several]
+    tokens = [len(items(one)) or -(-utf8_len(text(one)) // 4) for one in several]
+    return requires("input")(body) or errors.embedding_inputs(tokens)
+
+
 def _out_of_range(body: Body) -> MockError | None:
     n = whole(body.get("n"))
     if n is not None and n < 1:

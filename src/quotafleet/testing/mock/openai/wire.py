@@ -31,7 +31,7 @@ def error_object(problem: MockError) -> JsonObject:
 
 def error_body(problem: MockError) -> Payload:
     """Write an error answer."""
-    return Payload(media_type=JSON, data=dump({"error": error_object(problem)}))
+    return Payload(media_type=JSON, data=dump(problem.body or {"error": error_object(problem)}))
 
 
 def late_problem(code: str) -> MockError:
