@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from langchain_quotafleet import ChatOpenAI
 from quotafleet import KeyPool, Limits, Organization
-from quotafleet.testing import Fleet, MockSettings, serve_process
+from quotafleet.testing import MockFleet, MockSettings, serve_process
 
 MODEL: Final = "gpt-4o-mini"
 RPM: Final = {"acme": 300, "birch": 180, "cedar": 120}
@@ -78,7 +78,7 @@ async def batch(llm: Any, count: int) -> tuple[float, Counter[str]]:
 
 def measured(name: str, make: Any, count: int, fluid: float) -> dict[str, Any]:
     """Serve a fresh mock, run the batch, and report."""
-    fleet = Fleet.simple({owner: {"rpm": rpm, "tpm": TPM} for owner, rpm in RPM.items()})
+    fleet = MockFleet.simple({owner: {"rpm": rpm, "tpm": TPM} for owner, rpm in RPM.items()})
     with serve_process(fleet, settings=MockSettings(ttft_s=0.1)) as server:
         seconds, ended = asyncio.run(batch(make(server.base_url), count))
         with urllib.request.urlopen(f"{server.url}/_mock/state") as answer:

@@ -35,7 +35,7 @@ import litellm
 
 from litellm_quotafleet import QuotafleetRouting, acompletion, completion
 from quotafleet import KeyPool, Limits, Organization
-from quotafleet.testing import Fleet, serve_process
+from quotafleet.testing import MockFleet, serve_process
 
 MODEL = "gpt-4o-mini"
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
@@ -127,7 +127,7 @@ async def timed(given: argparse.Namespace, keys: Sequence[str], base_url: str) -
 
 
 def run(given: argparse.Namespace) -> dict[str, float]:
-    fleet = Fleet.simple({f"o{number}": {"rpm": given.rpm} for number in range(given.owners)})
+    fleet = MockFleet.simple({f"o{number}": {"rpm": given.rpm} for number in range(given.owners)})
     with serve_process(fleet) as server:
         return asyncio.run(timed(given, fleet.secrets(), server.base_url))
 

@@ -17,7 +17,7 @@ from turns import compare
 
 from quotafleet import Demand, KeyPool, Limits, Organization, Usage
 from quotafleet.openai import OpenAI
-from quotafleet.testing import Fleet, MockSettings, serve_process
+from quotafleet.testing import MockFleet, MockSettings, serve_process
 
 DEMAND = Demand(model="gpt-4o-mini", input_tokens=120, output_tokens=80)
 USAGE = Usage(input_tokens=118, output_tokens=64)
@@ -71,8 +71,8 @@ def leases() -> None:
         print(f"{count:>13,}   {seconds * 1e6:>11.1f} us   {seconds / unit:>10.1f}")
 
 
-def fleet_of_one() -> Fleet:
-    return Fleet.simple({"acme": {"rpm": PLENTY, "tpm": PLENTY}})
+def fleet_of_one() -> MockFleet:
+    return MockFleet.simple({"acme": {"rpm": PLENTY, "tpm": PLENTY}})
 
 
 def client_over(secret: str, base_url: str) -> OpenAI:

@@ -20,7 +20,7 @@ import httpx
 
 from quotafleet import KeyPool, Limits, Organization
 from quotafleet.openai import AsyncOpenAI
-from quotafleet.testing import Fleet, MockSettings, serve_process
+from quotafleet.testing import MockFleet, MockSettings, serve_process
 
 MODEL = "gpt-4o-mini"
 #: The second key of the first organization adds no capacity.
@@ -41,7 +41,7 @@ FAULTS = [
 ]
 
 
-def pool_of(fleet: Fleet, base_url: str, limits: Mapping[str, Mapping[str, int]]) -> KeyPool:
+def pool_of(fleet: MockFleet, base_url: str, limits: Mapping[str, Mapping[str, int]]) -> KeyPool:
     """Return a pool whose organizations hold the fleet's keys and state these limits."""
     organizations = []
     for name, values in limits.items():
@@ -83,7 +83,7 @@ def rejected(url: str) -> Counter[str]:
 
 
 def healthy(count: int = 1200) -> None:
-    fleet = Fleet.simple(UNEQUAL)
+    fleet = MockFleet.simple(UNEQUAL)
     burst = sum(values["rpm"] for values in UNEQUAL.values())
     fluid = (count - burst) / (burst / 60)
     with serve_process(fleet, MockSettings(ttft_s=0.05)) as server:
@@ -98,7 +98,7 @@ def healthy(count: int = 1200) -> None:
 
 
 def sick(count: int = 700) -> None:
-    fleet = Fleet.simple(SICK)
+    fleet = MockFleet.simple(SICK)
     with serve_process(fleet, MockSettings(ttft_s=0.02)) as server:
         httpx.post(f"{server.url}/_mock/faults", json=FAULTS).raise_for_status()
         pool = pool_of(fleet, server.base_url, SICK)

@@ -9,12 +9,12 @@ import openai
 
 from quotafleet import KeyPool
 from quotafleet.openai import AsyncOpenAI
-from quotafleet.testing import Fleet, serve
+from quotafleet.testing import MockFleet, serve
 
 CALLS = 130
 #: Together they admit 120 calls at once, and two more each second.
 LIMITS = {"acme": 80, "birch": 30, "cedar": 10}
-MOCK = Fleet.simple({name: {"rpm": rpm} for name, rpm in LIMITS.items()})
+MOCK = MockFleet.simple({name: {"rpm": rpm} for name, rpm in LIMITS.items()})
 
 
 async def ask(client: AsyncOpenAI, number: int) -> str:

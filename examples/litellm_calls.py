@@ -11,12 +11,12 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 
 from litellm_quotafleet import completion, embedding
 from quotafleet import KeyPool, Organization
-from quotafleet.testing import Fault, Fleet, MockProvider, SystemClock, serve
+from quotafleet.testing import MockFault, MockFleet, MockProvider, SystemClock, serve
 
 
 def main() -> None:
     """Ask for a chat, a stream and an embedding; a refusal on the way isn't seen."""
-    fleet = Fleet.simple({"acme": {"rpm": 600}, "globex": {"rpm": 600}})
+    fleet = MockFleet.simple({"acme": {"rpm": 600}, "globex": {"rpm": 600}})
     provider = MockProvider(fleet, clock=SystemClock())
     with serve(provider) as server:
         pool = KeyPool(
@@ -24,7 +24,7 @@ def main() -> None:
             for key in fleet.keys
         )
         messages = [{"role": "user", "content": "What is a fleet?"}]
-        provider.inject(Fault(action="429_rpm"))
+        provider.inject(MockFault(action="429_rpm"))
         print(completion("gpt-4o-mini", messages, pool=pool).choices[0].message.content)
         for chunk in completion("gpt-4o-mini", messages, stream=True, pool=pool):
             print(chunk.choices[0].delta.content or "", end="")

@@ -13,7 +13,7 @@ import dspy
 
 from litellm_quotafleet import install
 from quotafleet import KeyPool, Limits, Organization
-from quotafleet.testing import Fleet, MockProvider, SystemClock, serve
+from quotafleet.testing import MockFleet, MockProvider, SystemClock, serve
 
 #: What the mock says, in the form that DSPy reads.
 ANSWER = "[[ ## answer ## ]]\nA group under one command.\n\n[[ ## completed ## ]]"
@@ -21,7 +21,7 @@ ANSWER = "[[ ## answer ## ]]\nA group under one command.\n\n[[ ## completed ## ]
 
 def main() -> None:
     """Ask more often than the quota allows at once; nothing is refused."""
-    fleet = Fleet.simple({"acme": {"rpm": 60}, "globex": {"rpm": 60}})
+    fleet = MockFleet.simple({"acme": {"rpm": 60}, "globex": {"rpm": 60}})
     provider = MockProvider(fleet, clock=SystemClock())
     provider.script(ANSWER, times=None)
     with serve(provider) as server:

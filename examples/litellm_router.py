@@ -13,7 +13,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at i
 import litellm
 
 from litellm_quotafleet import QuotafleetRouting
-from quotafleet.testing import Fleet, MockProvider, SystemClock, serve
+from quotafleet.testing import MockFleet, MockProvider, SystemClock, serve
 
 
 async def main(base_url: str, secrets: tuple[str, ...]) -> None:
@@ -43,6 +43,6 @@ async def main(base_url: str, secrets: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    fleet = Fleet.simple({"acme": {"rpm": 60}, "globex": {"rpm": 60}})
+    fleet = MockFleet.simple({"acme": {"rpm": 60}, "globex": {"rpm": 60}})
     with serve(MockProvider(fleet, clock=SystemClock())) as server:
         asyncio.run(main(server.base_url, fleet.secrets()))

@@ -5,9 +5,9 @@ It talks to the mock provider, so it needs no key:  python examples/quickstart.p
 
 from quotafleet import KeyPool
 from quotafleet.openai import OpenAI
-from quotafleet.testing import Fleet, serve
+from quotafleet.testing import MockFleet, serve
 
-MOCK = Fleet.simple({"acme": {"rpm": 500, "tpm": 200_000, "keys": 2}, "birch": {"rpm": 200}})
+MOCK = MockFleet.simple({"acme": {"rpm": 500, "tpm": 200_000, "keys": 2}, "birch": {"rpm": 200}})
 
 
 def config(base_url: str) -> dict[str, object]:

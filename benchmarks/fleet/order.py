@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from quotafleet.testing import Fleet
+from quotafleet.testing import MockFleet
 
 MODEL: Final = "gpt-4o-mini"
 #: Unequal owners, by requests a minute. A token limit of theirs stands beside it and doesn't bind.
@@ -56,9 +56,9 @@ class Order:
         """Return what `text` wrote."""
         return cls(**json.loads(text))
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> MockFleet:
         """Return the accounts that the provider knows."""
         more = 2 if self.lenient else 1
-        return Fleet.simple(
+        return MockFleet.simple(
             {name: {"rpm": more * rpm, "tpm": more * TPM} for name, rpm in self.rpm.items()}
         )

@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.race.bound import Supply, fluid_bound
 
-from quotafleet.testing import Fleet, MockSettings, ModelSpec
+from quotafleet.testing import MockFleet, MockSettings, ModelSpec
 
 MODEL: Final = "gpt-4o-mini"
 #: Seconds that a contender's client waits for an answer: long, since the machine may be busy.
@@ -64,7 +64,7 @@ class Scenario:
     Args:
         name: for ``--scenario``.
         title: for the table.
-        owners: the true limits, as `Fleet.simple` takes them.
+        owners: the true limits, as `MockFleet.simple` takes them.
         jobs: the batch.
         told: what contenders are told of the limits; ``None`` = nothing.
         settings: of the provider.
@@ -91,13 +91,13 @@ class Scenario:
     timeout: float = TIMEOUT
     delays: bool = False
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> MockFleet:
         """Return the provider's accounts; another application has a key of its own."""
         owners = {name: dict(limits) for name, limits in self.owners.items()}
         if self.foreign is not None:
             owners[self.foreign.owner]["keys"] = 2
         profiles = {} if self.profile is None else {"chat": self.profile}
-        return Fleet.simple(owners, models=[ModelSpec(name=MODEL, profiles=profiles)])
+        return MockFleet.simple(owners, models=[ModelSpec(name=MODEL, profiles=profiles)])
 
     def secrets(self) -> dict[str, str]:
         """Return the contenders' key of each owner."""

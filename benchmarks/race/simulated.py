@@ -25,7 +25,7 @@ from quotafleet.errors import CannotServe
 from quotafleet.outcomes import OK, Kind, Outcome
 from quotafleet.simulate import Process, Simulation
 from quotafleet.strategies import strategy
-from quotafleet.testing import Ask, Call, FakeClock, MockProvider
+from quotafleet.testing import FakeClock, MockCall, MockProvider, RequestSize
 from quotafleet.testing.mock.faults import read_faults
 
 #: Seconds of the client's own work on each call: what the OpenAI SDK takes of a middling processor.
@@ -178,10 +178,10 @@ class Race:
         flight.resume()
 
     def _arrive(self, lease: Lease, job: Job) -> tuple[float, AttemptResult[object]]:
-        call = Call(
+        call = MockCall(
             secret=lease.secret.reveal(),
             model=MODEL,
-            ask=Ask(text_bytes=job.size, messages=1, max_tokens=job.max_tokens),
+            ask=RequestSize(text_bytes=job.size, messages=1, max_tokens=job.max_tokens),
         )
         exchange = self.provider.admit(call)
         back = self.random.expovariate(1 / SCATTER)
@@ -209,8 +209,8 @@ class Race:
         if now >= other.until or len(self.ended) + len(self.lost) == len(self.scenario.jobs):
             return
         secret = f"sk-mock-{other.owner}-2"
-        ask = Ask(text_bytes=other.size, messages=1)
-        exchange = self.provider.admit(Call(secret=secret, model=MODEL, ask=ask)).finish()
+        ask = RequestSize(text_bytes=other.size, messages=1)
+        exchange = self.provider.admit(MockCall(secret=secret, model=MODEL, ask=ask)).finish()
         self.foreign_admitted += exchange.ok
         at = now + 1 / other.per_second
         self.simulation.at(at, lambda: self._foreign(at))

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from benchmarks.saturation import FAULTS, SICK, UNEQUAL, batch, pool_of, rejected
 
-from quotafleet.testing import Fleet, MockSettings, serve_process
+from quotafleet.testing import MockFleet, MockSettings, serve_process
 
 pytestmark = [pytest.mark.realtime, pytest.mark.timeout(180)]
 
 
 def test_a_saturating_batch_is_hardly_refused_and_loses_nothing() -> None:
-    fleet = Fleet.simple(UNEQUAL)
+    fleet = MockFleet.simple(UNEQUAL)
     count = 750  # a quarter more than all buckets hold at first
     with serve_process(fleet, MockSettings(ttft_s=0.05)) as server:
         pool = pool_of(fleet, server.base_url, UNEQUAL)
@@ -30,7 +30,7 @@ def test_a_saturating_batch_is_hardly_refused_and_loses_nothing() -> None:
 
 
 def test_sick_owners_lose_nothing_and_are_hardly_asked() -> None:
-    fleet = Fleet.simple(SICK)
+    fleet = MockFleet.simple(SICK)
     count = 700
     with serve_process(fleet, MockSettings(ttft_s=0.02)) as server:
         answer = httpx.post(f"{server.url}/_mock/faults", json=FAULTS)

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from quotafleet._clock import SystemClock
-from quotafleet.testing import Fault, Fleet, Match, MockProvider, MockSettings, serve
+from quotafleet.testing import MockFault, MockFleet, MockProvider, MockSettings, RequestMatch, serve
 
 LIMITS = {"rpm": 60_000, "tpm": 10_000_000}
 
 
 @pytest.fixture
 def provider() -> MockProvider:
-    fleet = Fleet.simple({"acme": {**LIMITS, "keys": 2}, "birch": LIMITS})
+    fleet = MockFleet.simple({"acme": {**LIMITS, "keys": 2}, "birch": LIMITS})
     return MockProvider(fleet, clock=SystemClock(), settings=MockSettings(ttft_s=0.02))
 
 
@@ -254,7 +254,7 @@ def test_a_second_ctrl_c_ends_it_at_once(batch: Batch, provider: MockProvider) -
 
 def test_faults_on_the_way_lose_no_line(batch: Batch, provider: MockProvider) -> None:
     for action in ("500", "reset_conn", "429_rpm"):
-        provider.inject(Fault(action=action, match=Match(key="acme-1"), times=5))
+        provider.inject(MockFault(action=action, match=RequestMatch(key="acme-1"), times=5))
     batch.write(*map(line, names(60)))
     code, _, err = batch.run()
     assert code == 0, err

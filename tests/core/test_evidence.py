@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.core.test_scheduling import ONE, World, answer, secret
@@ -78,7 +79,8 @@ class Calls:
 
 
 def fleet(count: int) -> World:
-    return World(**{f"o{n}": WIDE for n in range(count)})
+    limits: dict[str, Any] = {f"o{n}": WIDE for n in range(count)}
+    return World(**limits)
 
 
 def unavailable(world: World) -> list[tuple[str, str]]:

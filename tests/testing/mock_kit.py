@@ -6,15 +6,15 @@ from typing import Any
 from quotafleet.testing import (
     Exchange,
     FakeClock,
-    Fleet,
-    Key,
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
     MockProvider,
     MockRequest,
     MockSettings,
-    ModelLimits,
     ModelSpec,
-    Org,
-    Project,
 )
 
 SECRET = "sk-mock-acme-1"
@@ -24,27 +24,27 @@ def provider(
     limits: dict[str, int] | None = None, *, settings: MockSettings | None = None, seed: int = 0
 ) -> MockProvider:
     """Return a provider with one organisation, acme, and these limits for every model."""
-    fleet = Fleet.simple({"acme": limits or {"rpm": 500, "tpm": 200_000}})
+    fleet = MockFleet.simple({"acme": limits or {"rpm": 500, "tpm": 200_000}})
     return made(fleet, settings=settings, seed=seed)
 
 
-def made(fleet: Fleet, *, settings: MockSettings | None = None, seed: int = 0) -> MockProvider:
+def made(fleet: MockFleet, *, settings: MockSettings | None = None, seed: int = 0) -> MockProvider:
     """Return a provider of that fleet on a `FakeClock`."""
     return MockProvider(fleet, clock=FakeClock(), settings=settings or MockSettings(), seed=seed)
 
 
 def one_org(
     *models: ModelSpec,
-    org: Org | None = None,
-    projects: tuple[Project, ...] = (),
-    keys: tuple[Key, ...] = (),
-) -> Fleet:
+    org: MockOrganization | None = None,
+    projects: tuple[MockProject, ...] = (),
+    keys: tuple[MockKey, ...] = (),
+) -> MockFleet:
     """Return a fleet of organisation org-acme; with project proj_acme and `SECRET` by default."""
-    return Fleet(
-        models=models or (ModelSpec(name="gpt-4o", limits=ModelLimits(rpm=500, tpm=30_000)),),
-        orgs=(org or Org(id="org-acme"),),
-        projects=projects or (Project(id="proj_acme", org="org-acme"),),
-        keys=keys or (Key(name="acme-1", secret=SECRET, project="proj_acme"),),
+    return MockFleet(
+        models=models or (ModelSpec(name="gpt-4o", limits=MockModelLimits(rpm=500, tpm=30_000)),),
+        orgs=(org or MockOrganization(id="org-acme"),),
+        projects=projects or (MockProject(id="proj_acme", org="org-acme"),),
+        keys=keys or (MockKey(name="acme-1", secret=SECRET, project="proj_acme"),),
     )
 
 

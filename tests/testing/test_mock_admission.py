@@ -8,17 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quotafleet.testing import (
-    Ask,
-    Call,
     FakeClock,
-    Fleet,
+    LimitRules,
     LongContext,
+    MockCall,
+    MockFleet,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
     MockProvider,
     MockSettings,
-    ModelLimits,
     ModelSpec,
-    Org,
-    Project,
+    RequestSize,
 )
 
 from .mock_kit import (
@@ -35,7 +36,7 @@ from .mock_kit import (
     words_of,
 )
 
-CALL = Call(secret=SECRET, model="gpt-4o-mini", ask=Ask(text_bytes=400, messages=2))
+CALL = MockCall(secret=SECRET, model="gpt-4o-mini", ask=RequestSize(text_bytes=400, messages=2))
 
 
 def test_a_parsed_call_is_charged_like_a_request() -> None:
@@ -46,7 +47,10 @@ def test_a_parsed_call_is_charged_like_a_request() -> None:
 
 def test_a_refusal_by_tokens_costs_a_request_and_none_of_them_if_so_set() -> None:
     for charge, requests in ((True, 2), (False, 1)):
-        mock = provider({"rpm": 500, "tpm": 100}, settings=MockSettings(charge_rejected=charge))
+        mock = provider(
+            {"rpm": 500, "tpm": 100},
+            settings=MockSettings(rules=LimitRules(refusals="counted" if charge else "free")),
+        )
         chat(mock, words_of(60))
         assert chat(mock, words_of(60)).status == 429
         assert used(mock, "org-acme/gpt-4o-mini/rpm") == requests
@@ -64,13 +68,13 @@ def test_who_waits_as_long_as_told_is_admitted_however_often_it_was_refused() ->
 
 
 def test_all_buckets_are_debited_or_none() -> None:
-    own = ModelLimits(rpm=10, tpm=1000)
+    own = MockModelLimits(rpm=10, tpm=1000)
     mock = made(
         one_org(
-            ModelSpec(name="gpt-4o", limits=ModelLimits(rpm=10, tpm=100)),
-            projects=(Project(id="proj_acme", org="org-acme", overrides={"*": own}),),
+            ModelSpec(name="gpt-4o", limits=MockModelLimits(rpm=10, tpm=100)),
+            projects=(MockProject(id="proj_acme", org="org-acme", overrides={"*": own}),),
         ),
-        settings=MockSettings(charge_rejected=False),
+        settings=MockSettings(rules=LimitRules(refusals="free")),
     )
     chat(mock, words_of(80), model="gpt-4o")
     assert chat(mock, words_of(80), model="gpt-4o").status == 429
@@ -84,8 +88,8 @@ def test_all_buckets_are_debited_or_none() -> None:
 
 
 def test_a_project_with_limits_of_its_own_is_reported_by_itself() -> None:
-    own = {"gpt-4o": ModelLimits(rpm=10)}
-    project = Project(id="proj_acme", org="org-acme", overrides=own)
+    own = {"gpt-4o": MockModelLimits(rpm=10)}
+    project = MockProject(id="proj_acme", org="org-acme", overrides=own)
     mock = made(one_org(projects=(project,)))
     chat(mock, words_of(80), model="gpt-4o")
     state: Any = mock.state()
@@ -103,7 +107,7 @@ def test_the_first_bucket_that_is_short_is_named() -> None:
 
 
 def test_models_of_a_family_share_one_bucket() -> None:
-    specs = [ModelSpec(name=n, family="gpt-4o", limits=ModelLimits(rpm=5)) for n in ("a", "b")]
+    specs = [ModelSpec(name=n, family="gpt-4o", limits=MockModelLimits(rpm=5)) for n in ("a", "b")]
     mock = made(one_org(*specs))
     chat(mock, model="a")
     assert headers(chat(mock, model="b"))["x-ratelimit-remaining-requests"] == "3"
@@ -116,7 +120,7 @@ def test_an_alias_shares_the_bucket_of_its_model() -> None:
 
 
 def test_organisations_share_nothing() -> None:
-    mock = made(Fleet.simple({"acme": {"rpm": 1}, "birch": {"rpm": 1}}))
+    mock = made(MockFleet.simple({"acme": {"rpm": 1}, "birch": {"rpm": 1}}))
     assert [chat(mock, secret=f"sk-mock-{org}-1").status for org in ("acme", "birch", "acme")] == [
         200,
         200,
@@ -125,8 +129,8 @@ def test_organisations_share_nothing() -> None:
 
 
 def test_a_long_context_has_limits_of_its_own() -> None:
-    long = LongContext(threshold=1000, limits=ModelLimits(rpm=2, tpm=5000))
-    spec = ModelSpec(name="gpt-5.5", long_context=long, limits=ModelLimits(rpm=9, tpm=9000))
+    long = LongContext(threshold=1000, limits=MockModelLimits(rpm=2, tpm=5000))
+    spec = ModelSpec(name="gpt-5.5", long_context=long, limits=MockModelLimits(rpm=9, tpm=9000))
     mock = made(one_org(spec))
     assert headers(chat(mock, model="gpt-5.5"))["x-ratelimit-limit-requests"] == "9"
     shown = headers(chat(mock, "x" * 8000, model="gpt-5.5"))
@@ -146,7 +150,9 @@ def test_images_read_are_counted_and_shown_only_when_there_are_some() -> None:
 
 
 def test_a_quantised_limit_refuses_bursts_and_shows_nothing_of_it() -> None:
-    mock = provider({"rpm": 600}, settings=MockSettings(quantise_s=1, charge_rejected=False))
+    mock = provider(
+        {"rpm": 600}, settings=MockSettings(rules=LimitRules(window_s=1, refusals="free"))
+    )
     statuses = [chat(mock).status for _ in range(12)]
     assert statuses == [200] * 10 + [429] * 2
     shown = headers(chat(mock))
@@ -157,7 +163,7 @@ def test_a_quantised_limit_refuses_bursts_and_shows_nothing_of_it() -> None:
 
 
 def test_a_request_larger_than_the_quantum_passes_when_that_is_full() -> None:
-    mock = provider({"tpm": 6000}, settings=MockSettings(quantise_s=1))
+    mock = provider({"tpm": 6000}, settings=MockSettings(rules=LimitRules(window_s=1)))
     assert chat(mock, words_of(1000)).status == 200
     assert chat(mock, words_of(10)).status == 429
     clock(mock).advance(11)
@@ -166,7 +172,7 @@ def test_a_request_larger_than_the_quantum_passes_when_that_is_full() -> None:
 
 def test_traffic_may_not_rise_too_fast() -> None:
     mock = provider({"tpm": 100_000_000}, settings=MockSettings(ramp_base_tokens=1000))
-    call = Call(secret=SECRET, model="gpt-4o-mini", ask=Ask(token_ids=500))
+    call = MockCall(secret=SECRET, model="gpt-4o-mini", ask=RequestSize(token_ids=500))
     assert [mock.admit(call).status for _ in range(3)] == [200, 200, 429]
     refused = mock.admit(call)
     assert refused.problem is not None
@@ -182,7 +188,7 @@ def test_traffic_may_not_rise_too_fast() -> None:
 
 def test_the_guard_can_be_switched_off() -> None:
     mock = provider({"tpm": 100_000_000}, settings=MockSettings(ramp_base_tokens=None))
-    call = Call(secret=SECRET, model="gpt-4.1", ask=Ask(token_ids=900_000))
+    call = MockCall(secret=SECRET, model="gpt-4.1", ask=RequestSize(token_ids=900_000))
     assert [mock.admit(call).status for _ in range(3)] == [200, 200, 200]
 
 
@@ -238,8 +244,8 @@ def test_finishing_twice_counts_once() -> None:
 
 def test_who_leaves_pays_for_what_was_produced() -> None:
     fleet = one_org(
-        ModelSpec(name="gpt-5-nano", output_usd=Decimal(10), limits=ModelLimits(tpm=10_000)),
-        org=Org(id="org-acme", credits_usd=Decimal(1)),
+        ModelSpec(name="gpt-5-nano", output_usd=Decimal(10), limits=MockModelLimits(tpm=10_000)),
+        org=MockOrganization(id="org-acme", credits_usd=Decimal(1)),
     )
     mock = made(fleet)
     exchange = responses(mock, 500, stream=True)
@@ -255,9 +261,9 @@ def test_who_leaves_pays_for_what_was_produced() -> None:
 
 def test_money_is_spent_until_there_is_none() -> None:
     spec = ModelSpec(name="m", input_usd=Decimal(10), output_usd=Decimal(100))
-    org = Org(id="org-acme", credits_usd=Decimal("0.005"))
+    org = MockOrganization(id="org-acme", credits_usd=Decimal("0.005"))
     mock = made(one_org(spec, org=org))
-    call = Call(secret=SECRET, model="m", ask=Ask(token_ids=100), output_tokens=20)
+    call = MockCall(secret=SECRET, model="m", ask=RequestSize(token_ids=100), output_tokens=20)
     for _ in range(2):  # 0.003 each
         mock.admit(call).finish()
     refused = mock.admit(call)
@@ -283,7 +289,7 @@ def test_jitter_stays_within_its_share_and_repeats(seed: int) -> None:
 
 
 def test_the_report_counts_by_key_reason_and_second() -> None:
-    mock = made(Fleet.simple({"acme": {"rpm": 3, "keys": 2}}))
+    mock = made(MockFleet.simple({"acme": {"rpm": 3, "keys": 2}}))
     for key in (1, 2, 1, 2):
         chat(mock, words_of(10), secret=f"sk-mock-acme-{key}").finish()
         clock(mock).advance(0.6)
@@ -318,11 +324,11 @@ def test_reset_forgets_everything() -> None:
 def test_no_window_admits_more_than_limit_and_refill(
     steps: list[tuple[float, int]], rpm: int, tpm: int
 ) -> None:
-    mock = MockProvider(Fleet.simple({"acme": {"rpm": rpm, "tpm": tpm}}), clock=FakeClock())
+    mock = MockProvider(MockFleet.simple({"acme": {"rpm": rpm, "tpm": tpm}}), clock=FakeClock())
     admitted: list[tuple[float, int]] = []
     for pause, tokens in steps:
         clock(mock).advance(pause)
-        if mock.admit(replace(CALL, ask=Ask(text_bytes=4 * tokens))).status == 200:
+        if mock.admit(replace(CALL, ask=RequestSize(text_bytes=4 * tokens))).status == 200:
             admitted.append((mock.clock.now(), tokens + 1))
     for i, (begin, _) in enumerate(admitted):
         for j in range(i, len(admitted)):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quotafleet.testing import Call, Match, MockSettings, Script, ToolCall
+from quotafleet.testing import MockCall, MockSettings, RequestMatch, ScriptedAnswer, ToolCall
 from quotafleet.testing.mock.schema import smallest
 from quotafleet.testing.mock.scripts import read_scripts
 
@@ -161,7 +161,7 @@ def test_a_schema_without_end_ends() -> None:
 
 def test_a_script_is_said_once_to_whom_it_concerns() -> None:
     mock = provider()
-    mock.script("for gpt-4o", match=Match(model="gpt-4o"))
+    mock.script("for gpt-4o", match=RequestMatch(model="gpt-4o"))
     mock.script("hello there", times=2)
     said = [text(chat(mock)) for _ in range(3)]
     assert said[:2] == ["hello there"] * 2 != said[1:]
@@ -181,14 +181,14 @@ def test_a_script_may_call_tools_or_fix_only_the_length() -> None:
 def test_a_script_holds_for_calls_without_a_body() -> None:
     mock = provider()
     mock.script(output_tokens=33)
-    call = Call(secret=SECRET, model="gpt-4o-mini")
+    call = MockCall(secret=SECRET, model="gpt-4o-mini")
     assert mock.admit(call).output_tokens == 33
     assert mock.admit(call).output_tokens <= 24
 
 
 def test_scripts_are_read_from_json() -> None:
     scripts = read_scripts([{"text": "hi"}, {"tool_calls": [{"name": "f", "arguments": {"a": 1}}]}])
-    assert scripts[0] == Script(text="hi")
+    assert scripts[0] == ScriptedAnswer(text="hi")
     assert scripts[1].tool_calls[0].arguments_json == '{"a":1}'
     with pytest.raises(ValueError, match=r"0\.txt"):
         read_scripts({"txt": "hi"})

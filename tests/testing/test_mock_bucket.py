@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet.testing.mock.bucket import Bucket, burst_bucket, go_ms, remaining
+from quotafleet.testing.mock.bucket import MockBucket, MockWindow, go_ms, remaining
 
 UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
@@ -53,7 +53,7 @@ def test_go_ms_writes_the_shapes_that_were_recorded(seconds: float, text: str) -
 def test_the_level_never_exceeds_the_capacity(
     limit: int, period_s: float, steps: list[tuple[float, float]]
 ) -> None:
-    bucket, now = Bucket(limit, period_s, now=0.0), 0.0
+    bucket, now = MockBucket(limit, period_s, now=0.0), 0.0
     for pause, share in steps:
         now += pause
         bucket.refill(now)
@@ -65,7 +65,7 @@ def test_the_level_never_exceeds_the_capacity(
 def test_a_window_admits_no_more_than_limit_and_refill(
     limit: int, period_s: float, steps: list[tuple[float, float]]
 ) -> None:
-    bucket, now = Bucket(limit, period_s, now=0.0), 0.0
+    bucket, now = MockBucket(limit, period_s, now=0.0), 0.0
     admitted: list[tuple[float, int]] = []
     for pause, share in steps:
         now += pause
@@ -85,7 +85,7 @@ def test_a_window_admits_no_more_than_limit_and_refill(
 def test_after_the_wait_it_fits_and_before_it_does_not(
     limit: int, period_s: float, taken: float, share: float
 ) -> None:
-    bucket, need = Bucket(limit, period_s, now=0.0), min(limit, int(limit * share))
+    bucket, need = MockBucket(limit, period_s, now=0.0), min(limit, int(limit * share))
     bucket.take(limit * taken)
     wait_s = bucket.wait_s(need)
     assert bucket.holds(need) or wait_s > 0
@@ -97,20 +97,8 @@ def test_after_the_wait_it_fits_and_before_it_does_not(
     assert bucket.holds(need)
 
 
-@given(limits, st.integers(1, 1000))
-def test_refusals_never_dig_below_empty(limit: int, times: int) -> None:
-    bucket = Bucket(limit, 60, now=0.0)
-    bucket.take(limit - 0.5)
-    for _ in range(min(times, 5)):
-        bucket.charge_refusal()
-    assert bucket.level == 0
-    bucket.take(3)
-    bucket.charge_refusal()
-    assert bucket.level == -3
-
-
 def test_an_instant_in_the_past_changes_nothing() -> None:
-    bucket = Bucket(60, 60, now=10.0)
+    bucket = MockBucket(60, 60, now=10.0)
     bucket.take(30)
     bucket.refill(5.0)
     assert bucket.level == 30
@@ -125,19 +113,59 @@ def test_remaining_is_the_whole_part_and_never_negative() -> None:
 
 
 def test_used_is_rounded_up() -> None:
-    bucket = Bucket(200_000, 60, now=0.0)
+    bucket = MockBucket(200_000, 60, now=0.0)
     bucket.take(10.2)
     assert bucket.used == 11
 
 
-def test_a_burst_bucket_holds_one_quantum_and_refills_at_the_same_rate() -> None:
-    burst = burst_bucket(60_000, 60, 1.0, now=0.0)
-    assert burst.capacity == 1000
-    assert burst.rate == 1000
-    assert burst_bucket(3, 60, 1.0, now=0.0).capacity == 1
+@given(
+    st.integers(1, 20),
+    st.sampled_from([1.0, 60.0]),
+    st.booleans(),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 8)), max_size=40),
+)
+def test_a_window_never_holds_more_than_its_limit(
+    limit: int, seconds: float, sliding: bool, steps: list[tuple[float, int]]
+) -> None:
+    window, now = MockWindow(limit, seconds, now=0.0, sliding=sliding), 0.0
+    admitted: list[tuple[float, int]] = []
+    for pause, need in steps:
+        now += pause
+        window.refill(now)
+        if window.holds(need):
+            window.take(need)
+            admitted.append((now, need))
+        elif need <= limit:
+            assert 0 < window.wait_s(need) <= seconds + 1e-9
+    for begin, _ in admitted:
+        start = begin if sliding else begin // seconds * seconds
+        inside = sum(units for at, units in admitted if start <= at < start + seconds - 1e-5)
+        assert inside <= limit
+
+
+def test_a_sliding_window_frees_each_unit_by_itself_and_a_fixed_one_all_at_once() -> None:
+    sliding, fixed = (MockWindow(2, 60, now=0.0, sliding=slides) for slides in (True, False))
+    for window in (sliding, fixed):
+        for now in (10.0, 50.0):
+            window.refill(now)
+            window.take(1)
+    assert (sliding.wait_s(1), sliding.wait_s(2), sliding.reset_s(0)) == (20.0, 60.0, 60.0)
+    assert (fixed.wait_s(1), fixed.wait_s(2), fixed.reset_s(0)) == (10.0, 10.0, 10.0)
+    sliding.refill(70.0)
+    fixed.refill(60.0)
+    assert (sliding.level, fixed.level, fixed.used) == (1, 2, 0)
+
+
+def test_a_window_gives_back_up_to_its_limit() -> None:
+    window = MockWindow(5, 60, now=0.0, sliding=True)
+    window.take(3)
+    window.take(-10)
+    assert window.level == 5
+    window.refill(60.0)
+    assert window.level == 5
 
 
 @pytest.mark.parametrize(("limit", "period_s"), [(0, 60), (-1, 60), (1, 0)])
 def test_a_bucket_without_size_is_refused(limit: float, period_s: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        Bucket(limit, period_s, now=0.0)
+        MockBucket(limit, period_s, now=0.0)

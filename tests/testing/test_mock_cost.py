@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from quotafleet.testing import MockRequest, ModelLimits, ModelSpec
-from quotafleet.testing.mock.cost import PROFILES, Ask, predicted_output
+from quotafleet.testing import MockModelLimits, MockRequest, ModelSpec
+from quotafleet.testing.mock.cost import PROFILES, RequestSize, predicted_output
 
 from .mock_kit import SECRET, chat, headers, made, one_org, post, provider
 
@@ -16,50 +16,50 @@ FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type":
 @pytest.mark.parametrize(
     ("profile", "ask", "tokens"),
     [
-        ("chat_2025", Ask(text_bytes=23, messages=1), 8),
-        ("chat_2025", Ask(text_bytes=7243, messages=2), 1814),
-        ("chat_2025", Ask(text_bytes=93, messages=2, max_tokens=100), 27),
-        ("chat_2025", Ask(text_bytes=0, messages=1, images=2, n=3), 1534),
-        ("chat_2024", Ask(text_bytes=23, messages=1), 23),
-        ("chat_2024", Ask(text_bytes=23, messages=1, n=2, max_tokens=100), 207),
-        ("docs_max", Ask(text_bytes=400, max_tokens=50), 100),
-        ("docs_max", Ask(text_bytes=400, max_tokens=500, n=2), 1000),
-        ("docs_max", Ask(), 16),
-        ("completions", Ask(text_bytes=23, prompts=3, n=2), 11),
-        ("completions", Ask(token_ids=7, prompts=1), 8),
-        ("embeddings", Ask(text_bytes=3), 1),
-        ("embeddings", Ask(text_bytes=23), 5),
-        ("embeddings", Ask(token_ids=9), 9),
-        ("tts", Ask(text_bytes=23), 5),
-        ("responses_2026", Ask(text_bytes=21), 6 + 217),
-        ("responses_2026", Ask(text_bytes=21, tool_bytes=80, tools=True), 26 + 496),
-        ("azure_standard", Ask(text_bytes=34), 16),
-        ("azure_standard", Ask(text_bytes=400, max_tokens=300, best_of=2), 600),
-        ("azure_ptu", Ask(text_bytes=400, cached_tokens=30, max_tokens=50), 120),
-        ("azure_ptu", Ask(text_bytes=400), 100 + 217),
-        ("anthropic", Ask(text_bytes=401, max_tokens=64_000), 101),
-        ("requests_only", Ask(text_bytes=4000), 0),
+        ("chat_2025", RequestSize(text_bytes=23, messages=1), 8),
+        ("chat_2025", RequestSize(text_bytes=7243, messages=2), 1814),
+        ("chat_2025", RequestSize(text_bytes=93, messages=2, max_tokens=100), 27),
+        ("chat_2025", RequestSize(text_bytes=0, messages=1, images=2, n=3), 1534),
+        ("chat_2024", RequestSize(text_bytes=23, messages=1), 23),
+        ("chat_2024", RequestSize(text_bytes=23, messages=1, n=2, max_tokens=100), 207),
+        ("docs_max", RequestSize(text_bytes=400, max_tokens=50), 100),
+        ("docs_max", RequestSize(text_bytes=400, max_tokens=500, n=2), 1000),
+        ("docs_max", RequestSize(), 16),
+        ("completions", RequestSize(text_bytes=23, prompts=3, n=2), 11),
+        ("completions", RequestSize(token_ids=7, prompts=1), 8),
+        ("embeddings", RequestSize(text_bytes=3), 1),
+        ("embeddings", RequestSize(text_bytes=23), 5),
+        ("embeddings", RequestSize(token_ids=9), 9),
+        ("tts", RequestSize(text_bytes=23), 5),
+        ("responses_2026", RequestSize(text_bytes=21), 6 + 217),
+        ("responses_2026", RequestSize(text_bytes=21, tool_bytes=80, tools=True), 26 + 496),
+        ("azure_standard", RequestSize(text_bytes=34), 16),
+        ("azure_standard", RequestSize(text_bytes=400, max_tokens=300, best_of=2), 600),
+        ("azure_ptu", RequestSize(text_bytes=400, cached_tokens=30, max_tokens=50), 120),
+        ("azure_ptu", RequestSize(text_bytes=400), 100 + 217),
+        ("anthropic", RequestSize(text_bytes=401, max_tokens=64_000), 101),
+        ("requests_only", RequestSize(text_bytes=4000), 0),
     ],
 )
-def test_the_estimate(profile: str, ask: Ask, tokens: int) -> None:
+def test_the_estimate(profile: str, ask: RequestSize, tokens: int) -> None:
     assert PROFILES[profile].estimate(ask, "gpt-5-nano") == tokens
 
 
 @pytest.mark.parametrize(
     ("model", "ask", "tokens"),
     [
-        ("gpt-4o", Ask(), 19),
-        ("gpt-4.1-mini", Ask(tools=True), 217),
-        ("gpt-5-nano", Ask(), 217),
-        ("gpt-5.5", Ask(), 163),
-        ("gpt-5.5", Ask(tools=True), 449),
-        ("gpt-5.4", Ask(), 163),
-        ("gpt-5-nano", Ask(images=1), 348),
-        ("gpt-5-nano", Ask(tools=True, forced=True), 600),
-        ("some-other", Ask(), 217),
+        ("gpt-4o", RequestSize(), 19),
+        ("gpt-4.1-mini", RequestSize(tools=True), 217),
+        ("gpt-5-nano", RequestSize(), 217),
+        ("gpt-5.5", RequestSize(), 163),
+        ("gpt-5.5", RequestSize(tools=True), 449),
+        ("gpt-5.4", RequestSize(), 163),
+        ("gpt-5-nano", RequestSize(images=1), 348),
+        ("gpt-5-nano", RequestSize(tools=True, forced=True), 600),
+        ("some-other", RequestSize(), 217),
     ],
 )
-def test_the_predicted_output(model: str, ask: Ask, tokens: int) -> None:
+def test_the_predicted_output(model: str, ask: RequestSize, tokens: int) -> None:
     assert predicted_output(ask, model) == tokens
 
 
@@ -138,7 +138,7 @@ def test_a_transcription_counts_requests_only() -> None:
 
 
 def test_a_model_may_have_another_profile() -> None:
-    spec = ModelSpec(name="old", profiles={"chat": "chat_2024"}, limits=ModelLimits(tpm=1000))
+    spec = ModelSpec(name="old", profiles={"chat": "chat_2024"}, limits=MockModelLimits(tpm=1000))
     mock = made(one_org(spec))
     assert chat(mock, "x" * 23, model="old", max_tokens=100).cost == 107
     assert post(mock, {"model": "old", "prompt": "x" * 8}, "/v1/completions").cost == 3

@@ -8,15 +8,15 @@ import pytest
 
 from quotafleet.testing import (
     Exchange,
-    Fault,
-    Fleet,
-    Key,
+    MockFault,
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
     MockProvider,
     MockSettings,
-    ModelLimits,
     ModelSpec,
-    Org,
-    Project,
 )
 from quotafleet.testing.mock.errors import FIXED
 
@@ -80,7 +80,9 @@ def test_tokens_per_day() -> None:
 
 
 def test_free_accounts_are_told_to_pay() -> None:
-    fleet = one_org(org=Org(id="org-acme", tier="free", limits={"*": ModelLimits(rpm=1)}))
+    fleet = one_org(
+        org=MockOrganization(id="org-acme", tier="free", limits={"*": MockModelLimits(rpm=1)})
+    )
     refused = last_of(2, made(fleet), model="gpt-4o")
     assert error(refused)["message"].endswith(
         f"{VISIT} You can increase your rate limit by adding a payment method to your account at"
@@ -89,7 +91,7 @@ def test_free_accounts_are_told_to_pay() -> None:
 
 
 def test_a_shared_limit_is_named() -> None:
-    spec = ModelSpec(name="gpt-image-2-codex", family="gpt-image", limits=ModelLimits(ipm=5))
+    spec = ModelSpec(name="gpt-image-2-codex", family="gpt-image", limits=MockModelLimits(ipm=5))
     mock = made(one_org(spec))
     picture = {"model": "gpt-image-2-codex", "prompt": "a cat"}
     for _ in range(5):
@@ -116,8 +118,12 @@ def test_dall_e_states_no_time() -> None:
 
 
 def test_a_project_is_named_before_its_organisation() -> None:
-    projects = (Project(id="proj_a", org="org-acme", overrides={"*": ModelLimits(tpm=100)}),)
-    mock = made(one_org(projects=projects, keys=(Key(name="a", secret=SECRET, project="proj_a"),)))
+    projects = (
+        MockProject(id="proj_a", org="org-acme", overrides={"*": MockModelLimits(tpm=100)}),
+    )
+    mock = made(
+        one_org(projects=projects, keys=(MockKey(name="a", secret=SECRET, project="proj_a"),))
+    )
     chat(mock, words_of(90), model="gpt-4o")
     refused = chat(mock, words_of(50), model="gpt-4o")
     assert error(refused)["message"] == (
@@ -155,7 +161,7 @@ def test_no_key_at_all() -> None:
 
 
 def test_an_address_that_is_not_allowed() -> None:
-    key = Key(name="a", secret=SECRET, project="proj_acme", ip_allow=frozenset({"10.0.0.1"}))
+    key = MockKey(name="a", secret=SECRET, project="proj_acme", ip_allow=frozenset({"10.0.0.1"}))
     mock = made(one_org(keys=(key,)))
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
     assert error(post(mock, body, client_ip="10.0.0.2"))["code"] == "ip_not_authorized"
@@ -177,7 +183,7 @@ def test_a_model_that_does_not_exist() -> None:
 
 
 def test_a_model_the_project_may_not_use() -> None:
-    project = Project(id="proj_acme", org="org-acme", allowed_models=frozenset({"gpt-4o"}))
+    project = MockProject(id="proj_acme", org="org-acme", allowed_models=frozenset({"gpt-4o"}))
     specs = (ModelSpec(name="gpt-4o", aliases=("gpt-4o-2024-08-06",)), ModelSpec(name="other"))
     mock = made(one_org(*specs, projects=(project,)))
     refused = chat(mock, model="other")
@@ -187,7 +193,7 @@ def test_a_model_the_project_may_not_use() -> None:
 
 
 def test_an_input_longer_than_the_context() -> None:
-    mock = made(one_org(ModelSpec(name="small", context_tokens=10, limits=ModelLimits(rpm=9))))
+    mock = made(one_org(ModelSpec(name="small", context_tokens=10, limits=MockModelLimits(rpm=9))))
     refused = chat(mock, "x" * 44, model="small")
     assert refused.status == 400
     assert error(refused) == {
@@ -298,8 +304,8 @@ def test_money_that_is_spent(
     org: dict[str, Any], project: dict[str, Any], code: str, message: str | None
 ) -> None:
     fleet = one_org(
-        org=Org(id="org-acme", **org),
-        projects=(Project(id="proj_acme", org="org-acme", **project),),
+        org=MockOrganization(id="org-acme", **org),
+        projects=(MockProject(id="proj_acme", org="org-acme", **project),),
     )
     refused = chat(made(fleet), model="gpt-4o")
     assert refused.status == 429
@@ -365,7 +371,7 @@ def test_money_that_is_spent(
 )
 def test_errors_on_order(code: str, status: int, kind: str | None, message: str | None) -> None:
     mock = provider()
-    mock.inject(Fault(action="error", code=code))
+    mock.inject(MockFault(action="error", code=code))
     refused = chat(mock)
     assert refused.status == status
     assert error(refused)["type"] == kind
@@ -382,7 +388,7 @@ def test_every_fixed_row_is_whole(row: Callable[[], Any]) -> None:
 
 def test_advice_headers_are_switches() -> None:
     settings = MockSettings(retry_after=False, retry_after_ms=True, x_should_retry=True)
-    mock = made(Fleet.simple({"acme": {"rpm": 7, "tpm": 100}}), settings=settings)
+    mock = made(MockFleet.simple({"acme": {"rpm": 7, "tpm": 100}}), settings=settings)
     for _ in range(7):
         chat(mock)
     shown = headers(chat(mock))
@@ -401,3 +407,26 @@ def test_an_answer_has_its_ids_and_its_owner() -> None:
     assert shown["openai-processing-ms"] == "0"
     assert len(shown["x-request-id"].removeprefix("req_")) == 32
     assert told(exchange)["id"].startswith("chatcmpl-")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "part"),
+    [
+        (["x" * (4 * 8192)] * 2, None, None),
+        (["x" * (4 * 8192 + 1)], None, "you requested 8193 tokens"),
+        ([[1] * 8193], None, "you requested 8193 tokens"),
+        ([1] * 8193, None, "you requested 8193 tokens"),
+        (["x"] * 2049, "array_above_max_length", "maximum length 2048"),
+        (["x" * 32_000] * 38, "max_tokens_per_request", "Requested 304000 tokens, max 300000"),
+        (["x", ""], None, "cannot be an empty string"),
+    ],
+)
+def test_embeddings_have_limits_by_input_and_by_request(
+    given: list[Any], code: str | None, part: str | None
+) -> None:
+    mock = provider({"rpm": 500, "tpm": 1_000_000})
+    exchange = post(mock, {"model": "text-embedding-3-small", "input": given}, "/v1/embeddings")
+    assert exchange.status == (200 if part is None else 400)
+    if part is not None:
+        assert part in error(exchange)["message"]
+        assert error(exchange)["code"] == code

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from quotafleet.testing import Fleet, Key, ModelLimits, ModelSpec, Org, Project, default_fleet
+from quotafleet.testing import (
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
+    ModelSpec,
+    default_fleet,
+)
 from quotafleet.testing.mock.catalog import STANDARD_MODELS
 
 FILE = """
@@ -29,10 +37,10 @@ long_context = { threshold = 1000, limits = { rpm = 3 } }
 
 
 def test_a_simple_fleet_in_one_line() -> None:
-    fleet = Fleet.simple({"acme": {"rpm": 500, "keys": 2}, "birch": {"rpm": 60, "tpm": 9}})
+    fleet = MockFleet.simple({"acme": {"rpm": 500, "keys": 2}, "birch": {"rpm": 60, "tpm": 9}})
     assert fleet.secrets() == ("sk-mock-acme-1", "sk-mock-acme-2", "sk-mock-birch-1")
     assert [key.project for key in fleet.keys] == ["proj_acme", "proj_acme", "proj_birch"]
-    assert fleet.orgs[1].limits["*"] == ModelLimits(rpm=60, tpm=9)
+    assert fleet.orgs[1].limits["*"] == MockModelLimits(rpm=60, tpm=9)
     assert fleet.key("acme-2").secret == "sk-mock-acme-2"
     with pytest.raises(KeyError, match="acme-1, acme-2, birch-1"):
         fleet.key("cedar-1")
@@ -45,13 +53,13 @@ def test_the_default_fleet_has_three_owners_and_four_keys() -> None:
 
 
 def test_a_fleet_from_a_file() -> None:
-    fleet = Fleet.from_dict(tomllib.loads(FILE))
+    fleet = MockFleet.from_dict(tomllib.loads(FILE))
     acme, birch = fleet.orgs
-    assert acme.limits["gpt-4o"] == ModelLimits(rpm=100)
+    assert acme.limits["gpt-4o"] == MockModelLimits(rpm=100)
     assert str(acme.credits_usd) == "12.50"
     assert birch.limits == {}
     assert [project.id for project in fleet.projects] == ["proj_acme", "proj_research"]
-    assert fleet.projects[1].overrides == {"gpt-4o": ModelLimits(tpm=30_000)}
+    assert fleet.projects[1].overrides == {"gpt-4o": MockModelLimits(tpm=30_000)}
     assert fleet.key("acme-2").revoked
     (model,) = (one for one in fleet.models if one.name == "gpt-4o")
     assert model.profiles == {"chat": "chat_2024"}
@@ -60,7 +68,7 @@ def test_a_fleet_from_a_file() -> None:
 
 
 def test_a_fleet_can_be_sent_to_a_process() -> None:
-    fleet = Fleet.from_dict(tomllib.loads(FILE))
+    fleet = MockFleet.from_dict(tomllib.loads(FILE))
     assert pickle.loads(pickle.dumps(fleet)) == fleet
 
 
@@ -70,8 +78,11 @@ def test_a_fleet_can_be_sent_to_a_process() -> None:
         ({}, "orgs: Field required"),
         ({"orgs": {}}, "orgs: Dictionary should have at least 1 item"),
         ({"orgs": {"a": {"limit": 5}}}, "orgs.a.limit: Extra inputs are not permitted"),
-        ({"orgs": {"a": {"limits": {"*": {"rpm": 0}}}}}, r"orgs.a.limits.\*.rpm: .*greater than 0"),
-        ({"orgs": {"a": {"limits": {"*": {"rps": 1}}}}}, r"orgs.a.limits.\*.rps: Extra"),
+        (
+            {"orgs": {"a": {"limits": {"*": {"rpm": 0}}}}},
+            "limit rpm must be above 0",
+        ),
+        ({"orgs": {"a": {"limits": {"*": {"rps": 1}}}}}, r"orgs.a.limits.\*.rps: Unexpected"),
         ({"orgs": {"a": {"tier": "gold"}}}, "orgs.a.tier: Input should be 'free'"),
         ({"orgs": {"a": {"keys": {"k": 5}}}}, "orgs.a.keys.k"),
         ({"orgs": {"a": {}}, "models": {"m": {"profiles": {"chat": "x"}}}}, "no cost profile 'x'"),
@@ -79,18 +90,18 @@ def test_a_fleet_can_be_sent_to_a_process() -> None:
 )
 def test_a_wrong_file_is_told_with_its_place(data: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Fleet.from_dict(data)
+        MockFleet.from_dict(data)
 
 
 def test_no_secret_is_in_a_message_or_a_repr() -> None:
     secret = "sk-proj-hidden"
     with pytest.raises(ValueError, match="limits") as caught:
-        Fleet.from_dict({"orgs": {"a": {"keys": {"k": secret}, "limits": 5}}})
+        MockFleet.from_dict({"orgs": {"a": {"keys": {"k": secret}, "limits": 5}}})
     assert secret not in str(caught.value)
     with pytest.raises(ValueError, match="key secret given twice") as caught:
-        Fleet.from_dict({"orgs": {"a": {"keys": {"k": secret, "l": secret}}}})
+        MockFleet.from_dict({"orgs": {"a": {"keys": {"k": secret, "l": secret}}}})
     assert secret not in str(caught.value)
-    assert secret not in repr(Key(name="k", secret=secret, project="p"))
+    assert secret not in repr(MockKey(name="k", secret=secret, project="p"))
 
 
 @pytest.mark.parametrize(
@@ -101,18 +112,24 @@ def test_no_secret_is_in_a_message_or_a_repr() -> None:
             {"models": (ModelSpec(name="m"), ModelSpec(name="n", aliases=("m",)))},
             "model given twice: m",
         ),
-        ({"orgs": (Org(id="o"), Org(id="o"))}, "organisation given twice: o"),
-        ({"orgs": (Org(id="x"),)}, "project p belongs to organisation o, which does not exist"),
+        (
+            {"orgs": (MockOrganization(id="o"), MockOrganization(id="o"))},
+            "organization given twice: o",
+        ),
+        (
+            {"orgs": (MockOrganization(id="x"),)},
+            "project p belongs to organization o, which does not exist",
+        ),
         ({"projects": ()}, "key k belongs to project p, which does not exist"),
         (
-            {"projects": (Project(id="p", org="o"), Project(id="p", org="o"))},
+            {"projects": (MockProject(id="p", org="o"), MockProject(id="p", org="o"))},
             "project given twice: p",
         ),
         (
             {
                 "keys": (
-                    Key(name="k", secret="1", project="p"),
-                    Key(name="k", secret="2", project="p"),
+                    MockKey(name="k", secret="1", project="p"),
+                    MockKey(name="k", secret="2", project="p"),
                 )
             },
             "key name given twice: k",
@@ -122,17 +139,17 @@ def test_no_secret_is_in_a_message_or_a_repr() -> None:
 def test_a_fleet_that_contradicts_itself(changes: dict[str, Any], said: str) -> None:
     parts: dict[str, Any] = {
         "models": (ModelSpec(name="m"),),
-        "orgs": (Org(id="o"),),
-        "projects": (Project(id="p", org="o"),),
-        "keys": (Key(name="k", secret="s", project="p"),),
+        "orgs": (MockOrganization(id="o"),),
+        "projects": (MockProject(id="p", org="o"),),
+        "keys": (MockKey(name="k", secret="s", project="p"),),
     }
-    Fleet(**parts)
+    MockFleet(**parts)
     with pytest.raises(ValueError, match=said):
-        Fleet(**{**parts, **changes})
+        MockFleet(**{**parts, **changes})
 
 
 def test_limits_of_unknown_name_or_no_size() -> None:
     with pytest.raises(ValueError, match=r"acme: no limit rps; there are: .*rpm"):
-        Fleet.simple({"acme": {"rps": 5}})
+        MockFleet.simple({"acme": {"rps": 5}})
     with pytest.raises(ValueError, match="limit rpm must be above 0"):
-        Fleet.simple({"acme": {"rpm": 0}})
+        MockFleet.simple({"acme": {"rpm": 0}})

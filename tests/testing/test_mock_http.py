@@ -13,12 +13,12 @@ from openai.types.responses import ResponseCompletedEvent, ResponseTextDeltaEven
 from quotafleet._clock import SystemClock
 from quotafleet.testing import (
     FakeClock,
-    Fault,
-    Fleet,
-    Match,
+    MockFault,
+    MockFleet,
     MockProvider,
+    MockServer,
     MockSettings,
-    Server,
+    RequestMatch,
     ToolCall,
     serve,
 )
@@ -30,20 +30,20 @@ MODEL = "gpt-4o-mini"
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server() -> Iterator[MockServer]:
     """A server on a clock that stands still, though its answers would take hours."""
-    fleet = Fleet.simple({"acme": {"rpm": 500, "tpm": 200_000}, "tiny": {"rpm": 1}})
+    fleet = MockFleet.simple({"acme": {"rpm": 500, "tpm": 200_000}, "tiny": {"rpm": 1}})
     settings = MockSettings(ttft_s=3600, tokens_per_s=0.001)
     with serve(MockProvider(fleet, clock=FakeClock(), settings=settings)) as running:
         yield running
 
 
-def client(server: Server, secret: str = SECRET, **options: Any) -> openai.OpenAI:
+def client(server: MockServer, secret: str = SECRET, **options: Any) -> openai.OpenAI:
     options.setdefault("max_retries", 0)
     return openai.OpenAI(base_url=server.base_url, api_key=secret, **options)
 
 
-def test_chat(server: Server) -> None:
+def test_chat(server: MockServer) -> None:
     with client(server) as sdk:
         raw = sdk.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES)
         answer = raw.parse()
@@ -58,7 +58,7 @@ def test_chat(server: Server) -> None:
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_edges_cookies_are_set_once_and_brought_back(wanted: bool) -> None:
-    fleet = Fleet.simple({"acme": {}})
+    fleet = MockFleet.simple({"acme": {}})
     provider = MockProvider(fleet, clock=FakeClock(), settings=MockSettings(edge_cookies=wanted))
     with serve(provider) as server, client(server, fleet.secrets()[0]) as sdk:
         create = sdk.chat.completions.with_raw_response.create
@@ -70,7 +70,7 @@ def test_the_edges_cookies_are_set_once_and_brought_back(wanted: bool) -> None:
 
 
 @pytest.mark.parametrize("counted", [True, False])
-def test_chat_stream(server: Server, counted: bool) -> None:
+def test_chat_stream(server: MockServer, counted: bool) -> None:
     server.provider.script("one two three")
     with client(server) as sdk:
         options: Any = {"stream_options": {"include_usage": True}} if counted else {}
@@ -84,7 +84,7 @@ def test_chat_stream(server: Server, counted: bool) -> None:
     assert server.provider.completed == 1
 
 
-def test_a_tool_call_in_a_stream(server: Server) -> None:
+def test_a_tool_call_in_a_stream(server: MockServer) -> None:
     server.provider.script(tool_calls=[ToolCall(name="add", arguments={"a": 1})])
     with client(server) as sdk:
         stream = sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
@@ -96,7 +96,7 @@ def test_a_tool_call_in_a_stream(server: Server) -> None:
     assert json.loads(arguments) == {"a": 1}
 
 
-def test_completions(server: Server) -> None:
+def test_completions(server: MockServer) -> None:
     server.provider.script("one two three", times=2)
     with client(server) as sdk:
         whole = sdk.completions.create(model="gpt-3.5-turbo-instruct", prompt="hi")
@@ -104,7 +104,7 @@ def test_completions(server: Server) -> None:
         assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
 
 
-def test_responses(server: Server) -> None:
+def test_responses(server: MockServer) -> None:
     server.provider.script("one two three")
     with client(server) as sdk:
         raw = sdk.responses.with_raw_response.create(model="gpt-5-nano", input="hi")
@@ -117,7 +117,7 @@ def test_responses(server: Server) -> None:
     assert raw.headers["x-ratelimit-remaining-tokens"] == str(200_000 - used)
 
 
-def test_responses_stream(server: Server) -> None:
+def test_responses_stream(server: MockServer) -> None:
     server.provider.script("one two three")
     with client(server) as sdk:
         events = list(sdk.responses.create(model="gpt-5-nano", input="hi", stream=True))
@@ -140,7 +140,7 @@ def test_responses_stream(server: Server) -> None:
     assert events[-1].response.usage is not None
 
 
-def test_responses_stream_of_a_forced_tool(server: Server) -> None:
+def test_responses_stream_of_a_forced_tool(server: MockServer) -> None:
     tool: Any = {
         "type": "function",
         "name": "add",
@@ -159,7 +159,7 @@ def test_responses_stream_of_a_forced_tool(server: Server) -> None:
     assert events[-1].response.output[0].type == "function_call"
 
 
-def test_structured_output_is_parsed(server: Server) -> None:
+def test_structured_output_is_parsed(server: MockServer) -> None:
     from pydantic import BaseModel
 
     class Person(BaseModel):
@@ -174,7 +174,7 @@ def test_structured_output_is_parsed(server: Server) -> None:
     assert response.output_parsed == Person(name="mock", age=0, tags=[])
 
 
-def test_embeddings(server: Server) -> None:
+def test_embeddings(server: MockServer) -> None:
     with client(server) as sdk:  # it asks for base64
         packed = sdk.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
         plain = sdk.embeddings.create(
@@ -185,7 +185,7 @@ def test_embeddings(server: Server) -> None:
     assert packed.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
 
 
-def test_images_speech_transcription_and_moderation(server: Server) -> None:
+def test_images_speech_transcription_and_moderation(server: MockServer) -> None:
     server.provider.script("what was said", times=None)
     with client(server) as sdk:
         images = sdk.images.generate(model="gpt-image-1", prompt="a cat", n=2)
@@ -207,7 +207,7 @@ def test_images_speech_transcription_and_moderation(server: Server) -> None:
     assert [one.flagged for one in moderated.results] == [False, False]
 
 
-def test_files_and_models(server: Server) -> None:
+def test_files_and_models(server: MockServer) -> None:
     data = b'{"a": 1}\r\n--odd\r\n\x00'
     with client(server) as sdk:
         made = sdk.files.create(file=("in.jsonl", data), purpose="batch")
@@ -221,7 +221,7 @@ def test_files_and_models(server: Server) -> None:
         assert sdk.models.retrieve(MODEL).id == MODEL
 
 
-def test_errors_as_the_sdk_raises_them(server: Server) -> None:
+def test_errors_as_the_sdk_raises_them(server: MockServer) -> None:
     wrong = pytest.raises(openai.AuthenticationError, match="Incorrect API key provided")
     with client(server, "sk-wrong-key-000000") as sdk, wrong:
         sdk.chat.completions.create(model=MODEL, messages=MESSAGES)
@@ -240,16 +240,16 @@ def test_errors_as_the_sdk_raises_them(server: Server) -> None:
     assert caught.value.response.headers["retry-after"] == "60"
 
 
-def test_a_connection_that_is_reset(server: Server) -> None:
-    server.provider.inject(Fault(action="reset_conn"))
+def test_a_connection_that_is_reset(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="reset_conn"))
     with client(server) as sdk:
         with pytest.raises(openai.APIConnectionError):
             sdk.chat.completions.create(model=MODEL, messages=MESSAGES)
         assert sdk.chat.completions.create(model=MODEL, messages=MESSAGES).choices
 
 
-def test_a_silence_that_the_client_does_not_wait_for(server: Server) -> None:
-    server.provider.inject(Fault(action="timeout", seconds=60))
+def test_a_silence_that_the_client_does_not_wait_for(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="timeout", seconds=60))
     with client(server, timeout=0.3) as sdk:
         with pytest.raises(openai.APITimeoutError):
             sdk.chat.completions.create(model=MODEL, messages=MESSAGES)
@@ -257,15 +257,15 @@ def test_a_silence_that_the_client_does_not_wait_for(server: Server) -> None:
     wait_until(lambda: server.provider.aborted == 1)
 
 
-def test_a_silence_that_ends(server: Server) -> None:
-    server.provider.inject(Fault(action="timeout", seconds=0.05))
+def test_a_silence_that_ends(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="timeout", seconds=0.05))
     with client(server) as sdk, pytest.raises(openai.APIConnectionError):
         sdk.chat.completions.create(model=MODEL, messages=MESSAGES)
 
 
-def test_a_stream_that_just_ends(server: Server) -> None:
+def test_a_stream_that_just_ends(server: MockServer) -> None:
     server.provider.script("one two three four")
-    server.provider.inject(Fault(action="stream_truncate", after_chunks=2))
+    server.provider.inject(MockFault(action="stream_truncate", after_chunks=2))
     said: list[str | None] = []
 
     def listen(stream: Any) -> None:
@@ -280,14 +280,14 @@ def test_a_stream_that_just_ends(server: Server) -> None:
     wait_until(lambda: server.provider.aborted == 1)
 
 
-def test_an_answer_that_just_ends(server: Server) -> None:
-    server.provider.inject(Fault(action="stream_truncate"))
+def test_an_answer_that_just_ends(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="stream_truncate"))
     with client(server) as sdk, pytest.raises(openai.APIConnectionError):
         sdk.chat.completions.create(model=MODEL, messages=MESSAGES)
 
 
-def test_an_error_in_a_stream(server: Server) -> None:
-    server.provider.inject(Fault(action="stream_error", code="server_is_overloaded"))
+def test_an_error_in_a_stream(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="stream_error", code="server_is_overloaded"))
     with client(server) as sdk:
         stream = sdk.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIError, match="overloaded") as caught:
@@ -295,8 +295,8 @@ def test_an_error_in_a_stream(server: Server) -> None:
     assert caught.value.code == "server_is_overloaded"
 
 
-def test_an_error_in_a_stream_of_responses(server: Server) -> None:
-    server.provider.inject(Fault(action="stream_error", code="rate_limit_exceeded"))
+def test_an_error_in_a_stream_of_responses(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="stream_error", code="rate_limit_exceeded"))
     with client(server) as sdk:
         events: list[Any] = list(sdk.responses.create(model="gpt-5-nano", input="x", stream=True))
     assert [event.type for event in events[-2:]] == ["error", "response.failed"]
@@ -305,8 +305,8 @@ def test_an_error_in_a_stream_of_responses(server: Server) -> None:
     assert events[-1].sequence_number == len(events) - 1
 
 
-def test_headers_that_are_nonsense(server: Server) -> None:
-    server.provider.inject(Fault(action="malformed_headers", match=Match(key="acme-1")))
+def test_headers_that_are_nonsense(server: MockServer) -> None:
+    server.provider.inject(MockFault(action="malformed_headers", match=RequestMatch(key="acme-1")))
     with client(server) as sdk:
         raw = sdk.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES)
     assert raw.headers["x-ratelimit-reset-requests"] == "soon"
@@ -315,7 +315,7 @@ def test_headers_that_are_nonsense(server: Server) -> None:
 def test_who_leaves_a_stream_pays_for_what_was_produced() -> None:
     settings = MockSettings(tokens_per_s=100)
     mock = MockProvider(
-        Fleet.simple({"acme": {"tpm": 200_000}}), clock=SystemClock(), settings=settings
+        MockFleet.simple({"acme": {"tpm": 200_000}}), clock=SystemClock(), settings=settings
     )
     mock.script(output_tokens=2_000)  # 20 seconds
     with serve(mock) as server, client(server) as sdk:
@@ -333,7 +333,7 @@ def test_who_leaves_a_stream_pays_for_what_was_produced() -> None:
 
 def test_who_leaves_before_the_answer_is_noticed() -> None:
     settings = MockSettings(tokens_per_s=100)
-    mock = MockProvider(Fleet.simple({"acme": {}}), clock=SystemClock(), settings=settings)
+    mock = MockProvider(MockFleet.simple({"acme": {}}), clock=SystemClock(), settings=settings)
     mock.script(output_tokens=2_000)
     with serve(mock) as server, client(server, timeout=0.3) as sdk:
         with pytest.raises(openai.APITimeoutError):
@@ -346,7 +346,7 @@ def test_who_leaves_before_the_answer_is_noticed() -> None:
 
 def test_latency_passes_in_real_time() -> None:
     settings = MockSettings(ttft_s=0.1, tokens_per_s=100)
-    mock = MockProvider(Fleet.simple({"acme": {}}), clock=SystemClock(), settings=settings)
+    mock = MockProvider(MockFleet.simple({"acme": {}}), clock=SystemClock(), settings=settings)
     mock.script(output_tokens=10, times=None)
     with serve(mock) as server, client(server) as sdk:
         for streamed in (False, True):
@@ -359,7 +359,7 @@ def test_latency_passes_in_real_time() -> None:
             assert 0.2 <= time.monotonic() - began + 0.01 < 20
 
 
-async def test_many_at_once(server: Server) -> None:
+async def test_many_at_once(server: MockServer) -> None:
     async with openai.AsyncOpenAI(base_url=server.base_url, api_key=SECRET, max_retries=0) as sdk:
         answers = await asyncio.gather(
             *(sdk.chat.completions.create(model=MODEL, messages=MESSAGES) for _ in range(60))

@@ -4,7 +4,15 @@ import re
 
 import pytest
 
-from quotafleet.testing import Fleet, Key, MockSettings, ModelLimits, ModelSpec, Project
+from quotafleet.testing import (
+    LimitRules,
+    MockFleet,
+    MockKey,
+    MockModelLimits,
+    MockProject,
+    MockSettings,
+    ModelSpec,
+)
 
 from .mock_kit import (
     chat,
@@ -61,7 +69,7 @@ def test_a_full_minute_of_tokens_says_84ms() -> None:
 
 @pytest.mark.parametrize("charge_rejected", [True, False])
 def test_more_than_the_limit_never_succeeds_and_takes_no_tokens(charge_rejected: bool) -> None:
-    settings = MockSettings(charge_rejected=charge_rejected)
+    settings = MockSettings(rules=LimitRules(refusals="counted" if charge_rejected else "free"))
     mock = provider({"rpm": 500, "tpm": 30_000}, settings=settings)
     for _ in range(5):
         refused = chat(mock, words_of(36_858))
@@ -79,9 +87,9 @@ def test_more_than_the_limit_never_succeeds_and_takes_no_tokens(charge_rejected:
 
 
 def test_keys_share_the_bucket_of_their_organisation() -> None:
-    projects = tuple(Project(id=f"proj_{name}", org="org-acme") for name in ("a", "b"))
+    projects = tuple(MockProject(id=f"proj_{name}", org="org-acme") for name in ("a", "b"))
     keys = tuple(
-        Key(name=name, secret=f"sk-{name}", project=f"proj_{name[0]}")
+        MockKey(name=name, secret=f"sk-{name}", project=f"proj_{name[0]}")
         for name in ("a1", "a2", "b1")
     )
     mock = made(one_org(projects=projects, keys=keys))
@@ -93,12 +101,12 @@ def test_keys_share_the_bucket_of_their_organisation() -> None:
 
 
 def test_a_projects_own_limit_is_another_bucket() -> None:
-    own = {"gpt-4o": ModelLimits(rpm=2)}
+    own = {"gpt-4o": MockModelLimits(rpm=2)}
     projects = (
-        Project(id="proj_a", org="org-acme", overrides=own),
-        Project(id="proj_b", org="org-acme"),
+        MockProject(id="proj_a", org="org-acme", overrides=own),
+        MockProject(id="proj_b", org="org-acme"),
     )
-    keys = tuple(Key(name=n, secret=f"sk-{n}", project=f"proj_{n}") for n in ("a", "b"))
+    keys = tuple(MockKey(name=n, secret=f"sk-{n}", project=f"proj_{n}") for n in ("a", "b"))
     mock = made(one_org(projects=projects, keys=keys))
     shown = headers(chat(mock, model="gpt-4o", secret="sk-a"))
     assert shown["x-ratelimit-limit-project-requests"] == "2"
@@ -153,7 +161,7 @@ def test_a_400_is_charged(path: str, body: dict[str, object]) -> None:
 
 
 def test_responses_settle_at_completion() -> None:
-    fleet = Fleet.simple({"acme": {"tpm": 200_000}}, models=[ModelSpec(name="gpt-5-nano")])
+    fleet = MockFleet.simple({"acme": {"tpm": 200_000}}, models=[ModelSpec(name="gpt-5-nano")])
     mock = made(fleet, settings=MockSettings(tokens_per_s=60))
     mock.script(output_tokens=567)
     asked = post(mock, {"model": "gpt-5-nano", "input": "hello there"}, "/v1/responses")

@@ -12,11 +12,11 @@ import pytest
 
 from quotafleet.testing import (
     FakeClock,
-    Fault,
-    Fleet,
+    MockFault,
+    MockFleet,
     MockProvider,
+    MockServer,
     MockSettings,
-    Server,
     default_fleet,
     serve,
     serve_process,
@@ -29,7 +29,7 @@ CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"
 
 
 def fake(**limits: int) -> MockProvider:
-    return MockProvider(Fleet.simple({"acme": limits or {"rpm": 1}}), clock=FakeClock())
+    return MockProvider(MockFleet.simple({"acme": limits or {"rpm": 1}}), clock=FakeClock())
 
 
 def call(url: Any, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -52,7 +52,7 @@ def test_it_starts_and_stops_twice_in_a_row_on_one_port() -> None:
     mock = fake(rpm=100)
     with serve(mock) as server:
         assert chat(server) == 200
-        assert repr(server) == f"<Server at http://127.0.0.1:{server.port}>"
+        assert repr(server) == f"<MockServer at http://127.0.0.1:{server.port}>"
     with serve(mock, port=server.port) as again:
         assert chat(again) == 200
     assert threading.active_count() == threads
@@ -160,7 +160,9 @@ def test_state_and_reset_over_http() -> None:
 
 
 def test_a_process_of_its_own() -> None:
-    with serve_process(Fleet.simple({"acme": {"rpm": 1}}), MockSettings(ttft_s=0.001)) as server:
+    with serve_process(
+        MockFleet.simple({"acme": {"rpm": 1}}), MockSettings(ttft_s=0.001)
+    ) as server:
         assert [chat(server), chat(server)] == [200, 429]
         assert server.refused() == 1
         assert server.state()["admitted"] == 1
@@ -207,7 +209,7 @@ def test_another_asgi_server_cannot_cut() -> None:
         }
         await app(scope, receive, send)
         await app({"type": "lifespan"}, receive, send)
-        mock.inject(Fault(action="reset_conn"))
+        mock.inject(MockFault(action="reset_conn"))
         with pytest.raises(ConnectionAbortedError, match="use serve"):
             await app(scope, receive, send)
 
@@ -217,5 +219,5 @@ def test_another_asgi_server_cannot_cut() -> None:
 
 def test_a_server_is_what_serve_returns() -> None:
     with serve(fake()) as server:
-        assert isinstance(server, Server)
+        assert isinstance(server, MockServer)
         assert server.base_url == f"{server.url}/v1"

@@ -14,7 +14,7 @@ from tenacity import wait_none
 
 import quotafleet.openai
 from quotafleet import KeyPool, Organization, RetryPolicy
-from quotafleet.testing import Fleet, MockSettings, Server, serve
+from quotafleet.testing import MockFleet, MockServer, MockSettings, serve
 
 MODEL = "gpt-4o-mini"
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
@@ -52,14 +52,14 @@ def secret(name: str) -> str:
 @contextmanager
 def mock(
     orgs: dict[str, dict[str, int]] | None = None, **settings: Any
-) -> Iterator[tuple[Server, KeyPool]]:
+) -> Iterator[tuple[MockServer, KeyPool]]:
     """Serve organizations, and return a pool of all their keys."""
-    fleet = Fleet.simple(orgs or {"a": PLENTY, "b": PLENTY})
+    fleet = MockFleet.simple(orgs or {"a": PLENTY, "b": PLENTY})
     with serve(fleet, settings=MockSettings(**settings)) as server:
         yield server, mock_pool(server)
 
 
-def mock_pool(server: Server, **options: Any) -> KeyPool:
+def mock_pool(server: MockServer, **options: Any) -> KeyPool:
     """Return a pool of a mock's keys."""
     fleet = server.provider.fleet
     owners = {project.id: project.org for project in fleet.projects}
@@ -76,7 +76,7 @@ def mock_pool(server: Server, **options: Any) -> KeyPool:
     return KeyPool(organizations, **options)
 
 
-def admitted(server: Server) -> dict[str, int]:
+def admitted(server: MockServer) -> dict[str, int]:
     """Return how many requests the provider admitted with each key."""
     keys: Any = server.provider.state()["keys"]
     return {name: told["admitted"] for name, told in keys.items()}

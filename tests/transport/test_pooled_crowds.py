@@ -11,18 +11,18 @@ import pytest
 from tests.transport.support import ASK, AsyncOpenAI, OpenAI, admitted, idle, mock, until
 
 from quotafleet import KeyPool
-from quotafleet.testing import Fault, Server
+from quotafleet.testing import MockFault, MockServer
 
 ORGS = {"a": {"rpm": 6_000, "tpm": 10_000_000}, "b": {"rpm": 12_000, "tpm": 10_000_000}}
 
 
 @pytest.fixture
-def fleet() -> Iterator[tuple[Server, KeyPool]]:
+def fleet() -> Iterator[tuple[MockServer, KeyPool]]:
     with mock(ORGS, ttft_s=0.02) as (server, pool):
         yield server, pool
 
 
-def check(server: Server, pool: KeyPool, calls: int) -> None:
+def check(server: MockServer, pool: KeyPool, calls: int) -> None:
     until(lambda: idle(pool))
     state: Any = server.provider.state()
     assert sum(admitted(server).values()) == calls
@@ -31,7 +31,7 @@ def check(server: Server, pool: KeyPool, calls: int) -> None:
     assert pool.status().waiting == 0
 
 
-def test_200_threads(fleet: tuple[Server, KeyPool]) -> None:
+def test_200_threads(fleet: tuple[MockServer, KeyPool]) -> None:
     server, pool = fleet
     client = OpenAI(pool=pool)
 
@@ -46,7 +46,7 @@ def test_200_threads(fleet: tuple[Server, KeyPool]) -> None:
     check(server, pool, 400)
 
 
-async def test_200_tasks(fleet: tuple[Server, KeyPool]) -> None:
+async def test_200_tasks(fleet: tuple[MockServer, KeyPool]) -> None:
     server, pool = fleet
     client = AsyncOpenAI(pool=pool)
 
@@ -64,7 +64,7 @@ async def test_200_tasks(fleet: tuple[Server, KeyPool]) -> None:
 
 async def test_200_tasks_of_which_half_give_up() -> None:
     with mock(ORGS, ttft_s=0.02, tokens_per_s=200.0) as (server, pool):
-        server.provider.inject(Fault(action="500", probability=0.1, times=None))
+        server.provider.inject(MockFault(action="500", probability=0.1, times=None))
         client = AsyncOpenAI(pool=pool)
 
         async def ask(number: int) -> None:

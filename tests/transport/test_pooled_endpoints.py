@@ -20,7 +20,7 @@ from tests.transport.support import (
 )
 
 from quotafleet import KeyPool
-from quotafleet.testing import Server
+from quotafleet.testing import MockServer
 
 
 class City(BaseModel):
@@ -29,7 +29,7 @@ class City(BaseModel):
 
 
 @pytest.fixture
-def fleet() -> Iterator[tuple[Server, KeyPool]]:
+def fleet() -> Iterator[tuple[MockServer, KeyPool]]:
     """Two organizations with plenty, and their pool; in the end no lease is open."""
     with mock() as (server, pool):
         yield server, pool
@@ -39,16 +39,16 @@ def fleet() -> Iterator[tuple[Server, KeyPool]]:
 
 
 @pytest.fixture
-def client(fleet: tuple[Server, KeyPool]) -> OpenAI:
+def client(fleet: tuple[MockServer, KeyPool]) -> OpenAI:
     return OpenAI(pool=fleet[1])
 
 
 @pytest.fixture
-def aclient(fleet: tuple[Server, KeyPool]) -> AsyncOpenAI:
+def aclient(fleet: tuple[MockServer, KeyPool]) -> AsyncOpenAI:
     return AsyncOpenAI(pool=fleet[1])
 
 
-def test_owners_take_turns(fleet: tuple[Server, KeyPool], client: OpenAI) -> None:
+def test_owners_take_turns(fleet: tuple[MockServer, KeyPool], client: OpenAI) -> None:
     for _ in range(6):
         client.chat.completions.create(**ASK)
     assert admitted(fleet[0]) == {"a-1": 3, "b-1": 3}
@@ -56,7 +56,7 @@ def test_owners_take_turns(fleet: tuple[Server, KeyPool], client: OpenAI) -> Non
     assert all(count > 0 for count in tokens)
 
 
-def test_chat_stream_with_usage(fleet: tuple[Server, KeyPool], client: OpenAI) -> None:
+def test_chat_stream_with_usage(fleet: tuple[MockServer, KeyPool], client: OpenAI) -> None:
     stream = client.chat.completions.create(
         **ASK, stream=True, stream_options={"include_usage": True}
     )
@@ -96,7 +96,7 @@ def test_responses(client: OpenAI) -> None:
     assert client.responses.create(model=MODEL, input="hello").output_text
 
 
-def test_responses_stream(fleet: tuple[Server, KeyPool], client: OpenAI) -> None:
+def test_responses_stream(fleet: tuple[MockServer, KeyPool], client: OpenAI) -> None:
     *_, last = client.responses.create(model=MODEL, input="hello", stream=True)
     assert last.type == "response.completed"
     usage = last.response.usage

@@ -27,7 +27,7 @@ from quotafleet import KeyPool, Limits, Organization, PoolClosed, RetryPolicy
 from quotafleet.errors import QueueFull, TooLarge, WaitTimeout
 from quotafleet.events import Event, Settled
 from quotafleet.httpx import SENTINEL, http_client
-from quotafleet.testing import Fault, Match
+from quotafleet.testing import MockFault, RequestMatch
 
 
 def health(pool: KeyPool) -> dict[str, str]:
@@ -77,7 +77,7 @@ def test_when_every_key_is_dead_the_provider_has_the_last_word() -> None:
 )
 def test_what_one_owner_refuses_another_answers(action: Any) -> None:
     with mock() as (server, pool):
-        server.provider.inject(Fault(action=action, match=Match(key="a-1"), times=None))
+        server.provider.inject(MockFault(action=action, match=RequestMatch(key="a-1"), times=None))
         raw = OpenAI(pool=pool).chat.completions.with_raw_response
         made = [int(raw.create(**ASK).headers["x-quotafleet-attempts"]) for _ in range(2)]
         assert sorted(made) == [1, 2] or action in ("quota", "overloaded")
@@ -87,7 +87,7 @@ def test_what_one_owner_refuses_another_answers(action: Any) -> None:
 
 async def test_what_one_owner_refuses_another_answers_in_asyncio() -> None:
     with mock() as (server, pool):
-        server.provider.inject(Fault(action="500", match=Match(key="a-1"), times=None))
+        server.provider.inject(MockFault(action="500", match=RequestMatch(key="a-1"), times=None))
         client = AsyncOpenAI(pool=pool)
         for _ in range(2):
             await client.chat.completions.create(**ASK)
@@ -96,7 +96,9 @@ async def test_what_one_owner_refuses_another_answers_in_asyncio() -> None:
 
 def test_a_connection_that_breaks_is_replaced() -> None:
     with mock() as (server, pool):
-        server.provider.inject(Fault(action="reset_conn", match=Match(key="a-1"), times=None))
+        server.provider.inject(
+            MockFault(action="reset_conn", match=RequestMatch(key="a-1"), times=None)
+        )
         client = OpenAI(pool=pool)
         for _ in range(2):
             client.chat.completions.create(**ASK)
@@ -197,7 +199,7 @@ def test_attempts_are_bounded_by_max_retries(odd: OddServer) -> None:
 def test_a_timeout_is_the_sdks_own(odd: OddServer) -> None:
     with mock() as (server, _):
         pool = mock_pool(server, retry=RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2)))
-        server.provider.inject(Fault(action="timeout", seconds=5, times=None))
+        server.provider.inject(MockFault(action="timeout", seconds=5, times=None))
         client = OpenAI(pool=pool, timeout=0.3)
         begun = time.monotonic()
         with pytest.raises(openai.APITimeoutError):

@@ -19,7 +19,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 import langchain_quotafleet
 from quotafleet import KeyPool, Organization
 from quotafleet._clock import SystemClock
-from quotafleet.testing import Fleet, MockProvider, MockSettings, Server, ToolCall, serve
+from quotafleet.testing import MockFleet, MockProvider, MockServer, MockSettings, ToolCall, serve
 
 IS_STOCK = os.environ.get("QUOTAFLEET_STANDARD") == "stock"
 CHAT = langchain_openai.ChatOpenAI if IS_STOCK else langchain_quotafleet.ChatOpenAI
@@ -27,14 +27,14 @@ VECTORS = langchain_openai.OpenAIEmbeddings if IS_STOCK else langchain_quotaflee
 RATES = {"rpm": 600_000, "tpm": 100_000_000}
 NAMES = ("acme", "birch", "cedar")
 
-_server: Server | None = None
+_server: MockServer | None = None
 
 
 @pytest.fixture(scope="session", autouse=True)
 def served() -> Iterator[None]:
     """Serve a mock that nobody waits for."""
     global _server
-    fleet = Fleet.simple(dict.fromkeys(NAMES, RATES))
+    fleet = MockFleet.simple(dict.fromkeys(NAMES, RATES))
     provider = MockProvider(
         fleet, clock=SystemClock(), settings=MockSettings(ramp_base_tokens=None)
     )

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from ..config import load
 from ..pool import KeyPool
-from ..testing import Fleet, MockSettings, ServerProcess, serve_process
+from ..testing import MockFleet, MockSettings, ServerProcess, serve_process
 from ._console import duration, number, plural
 from ._engine import WINDOW, Tally
 from ._lines import survey
@@ -133,8 +133,8 @@ def show(console: Console, requests: int) -> tuple[DemoOutcome, DemoOutcome]:
     return fleet, one
 
 
-def _mock_fleet() -> Fleet:
-    return Fleet.simple(
+def _mock_fleet() -> MockFleet:
+    return MockFleet.simple(
         {one.name: {"rpm": one.rpm, "tpm": one.tpm, "keys": one.keys} for one in OWNERS}
     )
 

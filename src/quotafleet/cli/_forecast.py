@@ -20,7 +20,7 @@ from ..owners import Organization, Owners
 from ..pool import KeyPool
 from ..protocols import Plan
 from ..simulate import Process, Simulation
-from ..testing import Ask, Call, Exchange, Fleet, MockProvider, MockSettings
+from ..testing import Exchange, MockCall, MockFleet, MockProvider, MockSettings, RequestSize
 from ..testing.clock import FakeClock
 from ..usage import Demand, Usage
 from ._traffic import Arrival
@@ -129,7 +129,7 @@ class _Run:
     """One simulation."""
 
     def __init__(
-        self, pool: KeyPool, clock: FakeClock, fleet: Fleet, provider: MockProvider
+        self, pool: KeyPool, clock: FakeClock, fleet: MockFleet, provider: MockProvider
     ) -> None:
         self.pool = pool
         self.provider = provider
@@ -263,10 +263,10 @@ def _plan(model: str, input_tokens: int, output_tokens: int) -> Plan:
     return Plan(endpoint="chat", demand=demand)
 
 
-def _call(key_id: str, arrival: Arrival) -> Call:
-    return Call(
+def _call(key_id: str, arrival: Arrival) -> MockCall:
+    return MockCall(
         secret=secret_of(key_id),
         model=arrival.model,
-        ask=Ask(text_bytes=4 * arrival.input_tokens, messages=1),
+        ask=RequestSize(text_bytes=4 * arrival.input_tokens, messages=1),
         output_tokens=arrival.output_tokens,
     )

@@ -16,13 +16,13 @@ from ..config import PoolArguments, load
 from ..errors import ConfigError
 from ..limits import Limit, Limits
 from ..owners import Organization, Owners
-from ..testing import Fleet, Key, ModelLimits, ModelSpec, Org, Project
+from ..testing import MockFleet, MockKey, MockModelLimits, MockOrganization, MockProject, ModelSpec
 from ..testing.mock.catalog import STANDARD_MODELS
 
 #: What an owner has whose limits are not stated: OpenAI's first paid tier of a small model.
 ASSUMED: Final = Limits(rpm=500, tpm=200_000)
 #: The limits that the mock provider enforces.
-ENFORCED: Final = frozenset(field.name for field in fields(ModelLimits))
+ENFORCED: Final = frozenset(field.name for field in fields(MockModelLimits))
 _KEY: Final = "sk-simulated-"
 
 
@@ -87,7 +87,7 @@ def secret_of(key_id: str) -> str:
     return f"{_KEY}{key_id.encode().hex()}"
 
 
-def fleet_of(organizations: Iterable[Organization], models: Iterable[str]) -> Fleet:
+def fleet_of(organizations: Iterable[Organization], models: Iterable[str]) -> MockFleet:
     """Return what exists at the mock provider: the owners' limits for the models that are asked.
 
     A project's limits are its own; an organization's keys stand in a project without any.
@@ -96,21 +96,21 @@ def fleet_of(organizations: Iterable[Organization], models: Iterable[str]) -> Fl
     owners = Owners(organizations)
     known = {spec.name: spec for spec in STANDARD_MODELS}
 
-    def limits(name: str, project: str | None) -> dict[str, ModelLimits]:
+    def limits(name: str, project: str | None) -> dict[str, MockModelLimits]:
         found = ((model, owners.limits_for(name, project, model)) for model in models)
         return {model: _enforced(one) for model, one in found if one}
 
     orgs, projects, keys = [], [], []
     for one in organizations:
-        orgs.append(Org(id=f"org-{one.name}", limits=limits(one.name, None)))
+        orgs.append(MockOrganization(id=f"org-{one.name}", limits=limits(one.name, None)))
         for project in (None, *one.projects):
             owner = one.name if project is None else f"{one.name}/{project.name}"
             count = len((project or one).keys)
             overrides = {} if project is None else limits(one.name, project.name)
-            projects.append(Project(id=owner, org=f"org-{one.name}", overrides=overrides))
+            projects.append(MockProject(id=owner, org=f"org-{one.name}", overrides=overrides))
             names = (f"{owner}#{number}" for number in range(1, count + 1))
-            keys += [Key(name=name, secret=secret_of(name), project=owner) for name in names]
-    return Fleet(
+            keys += [MockKey(name=name, secret=secret_of(name), project=owner) for name in names]
+    return MockFleet(
         models=tuple(
             replace(known.get(model, ModelSpec(name=model)), name=model, aliases=(), family=model)
             for model in models
@@ -121,9 +121,9 @@ def fleet_of(organizations: Iterable[Organization], models: Iterable[str]) -> Fl
     )
 
 
-def _enforced(limits: Limits) -> ModelLimits:
+def _enforced(limits: Limits) -> MockModelLimits:
     known = {limit.name: max(1, int(limit.amount)) for limit in limits if limit.name in ENFORCED}
-    return ModelLimits(**known)
+    return MockModelLimits(**known)
 
 
 def unenforced(organizations: Iterable[Organization]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ._console import errors_told, out
 
 if TYPE_CHECKING:
-    from ..testing import Fleet
+    from ..testing import MockFleet
 
 #: What every secret of a fleet made for tests begins with; others are not shown.
 FAKE: Final = "sk-mock-"
@@ -46,8 +46,8 @@ def mock(
                 out().print("stopped")
 
 
-def _read(file: Path) -> Fleet:
-    from ..testing import Fleet  # noqa: PLC0415
+def _read(file: Path) -> MockFleet:
+    from ..testing import MockFleet  # noqa: PLC0415
 
     source = str(file)
     try:
@@ -56,12 +56,12 @@ def _read(file: Path) -> Fleet:
     except ValueError as error:
         raise ConfigError(f"is not TOML: {error}", source=source) from None
     try:
-        return Fleet.from_dict(given)
+        return MockFleet.from_dict(given)
     except ValueError as error:
         raise ConfigError(str(error), source=source) from None
 
 
-def _introduce(base_url: str, fleet: Fleet) -> None:
+def _introduce(base_url: str, fleet: MockFleet) -> None:
     console = out()
     console.print(_drawn(fleet))
     shown = [secret for secret in fleet.secrets() if secret.startswith(FAKE)]
@@ -72,7 +72,7 @@ def _introduce(base_url: str, fleet: Fleet) -> None:
     console.print()
 
 
-def _drawn(fleet: Fleet) -> Table:
+def _drawn(fleet: MockFleet) -> Table:
     table = Table()
     for name in ("organization", "limits of a model", "keys"):
         table.add_column(name)

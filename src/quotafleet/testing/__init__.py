@@ -1,57 +1,54 @@
-"""What quotafleet is tested with, and programs that use it: a mock provider and a clock to match.
+"""The tools that quotafleet is tested with, for programs that use it: a mock provider and a clock.
 
-Contracts for strategies and stores are in `quotafleet.testing.contracts`, which needs pytest and
-hypothesis; `serve` needs the extra `mock`, and nothing here needs a network.
+`quotafleet.testing.contracts` has contracts for strategies and stores and needs pytest and
+hypothesis; `serve` needs the extra `mock`. Nothing here needs a network.
 """
 
 from __future__ import annotations
 
 from .._clock import SystemClock
 from .clock import FakeClock
-from .mock import (
-    Ask,
-    Call,
-    Exchange,
-    Fault,
-    Fleet,
-    Key,
+from .mock.call import MockCall, MockRequest
+from .mock.cost import RequestSize
+from .mock.exchange import Exchange
+from .mock.faults import MockFault, RequestMatch
+from .mock.fleet import MockFleet, default_fleet
+from .mock.provider import MockProvider
+from .mock.scripts import ScriptedAnswer, ToolCall
+from .mock.server import MockServer, ServerProcess, serve, serve_process
+from .mock.settings import MockSettings
+from .mock.specs import (
+    CoConsumer,
+    LimitRules,
     LongContext,
-    Match,
-    MockProvider,
-    MockRequest,
-    MockSettings,
-    ModelLimits,
+    MockKey,
+    MockModelLimits,
+    MockOrganization,
+    MockProject,
     ModelSpec,
-    Org,
-    Project,
-    Script,
-    Server,
-    ServerProcess,
-    ToolCall,
-    default_fleet,
-    serve,
-    serve_process,
 )
 
 __all__ = [
-    "Ask",
-    "Call",
+    "CoConsumer",
     "Exchange",
     "FakeClock",
-    "Fault",
-    "Fleet",
-    "Key",
+    "LimitRules",
     "LongContext",
-    "Match",
+    "MockCall",
+    "MockFault",
+    "MockFleet",
+    "MockKey",
+    "MockModelLimits",
+    "MockOrganization",
+    "MockProject",
     "MockProvider",
     "MockRequest",
+    "MockServer",
     "MockSettings",
-    "ModelLimits",
     "ModelSpec",
-    "Org",
-    "Project",
-    "Script",
-    "Server",
+    "RequestMatch",
+    "RequestSize",
+    "ScriptedAnswer",
     "ServerProcess",
     "SystemClock",
     "ToolCall",

@@ -11,7 +11,7 @@ import pytest
 
 from quotafleet import KeyPool, Limits, Organization
 from quotafleet._clock import SystemClock
-from quotafleet.testing import Fleet, MockProvider, Server, serve
+from quotafleet.testing import MockFleet, MockProvider, MockServer, serve
 
 pytest.importorskip("langchain_openai")
 
@@ -65,11 +65,11 @@ def clients_left_open() -> Iterator[None]:
 
 @pytest.fixture
 def provider() -> MockProvider:
-    return MockProvider(Fleet.simple(dict.fromkeys(NAMES, RATES)), clock=SystemClock())
+    return MockProvider(MockFleet.simple(dict.fromkeys(NAMES, RATES)), clock=SystemClock())
 
 
 @pytest.fixture
-def server(provider: MockProvider) -> Iterator[Server]:
+def server(provider: MockProvider) -> Iterator[MockServer]:
     with serve(provider) as server:
         yield server
 
@@ -78,7 +78,7 @@ PoolOf = Callable[..., KeyPool]
 
 
 @pytest.fixture
-def pool_of(server: Server) -> PoolOf:
+def pool_of(server: MockServer) -> PoolOf:
     """Return a pool of some owners of the mock; what else is given goes to `KeyPool`."""
 
     def make(*names: str, limits: Limits | None = None, **options: object) -> KeyPool:

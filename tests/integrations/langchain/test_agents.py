@@ -17,7 +17,7 @@ from tests.integrations.langchain.conftest import MODEL, NAMES, PoolOf
 import langchain_quotafleet
 from langchain_quotafleet import ChatOpenAI, ChatPool, QuotafleetMiddleware
 from quotafleet import ConfigError, Demand, KeyPool, Limits
-from quotafleet.testing import FakeClock, MockProvider, Server, ToolCall
+from quotafleet.testing import FakeClock, MockProvider, MockServer, ToolCall
 
 
 @tool
@@ -160,7 +160,7 @@ def installed() -> Iterator[None]:
 
 
 def test_names_in_strings_mean_the_drop_ins(
-    server: Server, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
+    server: MockServer, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quotafleet._default._pool", None)
     monkeypatch.setenv("OPENAI_API_KEYS", "sk-mock-acme-1,sk-mock-birch-1")

@@ -26,7 +26,7 @@ from tests.transport.odd_server import DONE, OddServer, Seen, Send, delta, event
 
 from langchain_quotafleet import ChatOpenAI
 from quotafleet import KeyPool, Limits, Organization, WaitTimeout
-from quotafleet.testing import Fault, MockProvider, Server, ToolCall
+from quotafleet.testing import MockFault, MockProvider, MockServer, ToolCall
 
 SECRET = "sk-mock-"
 
@@ -184,7 +184,7 @@ def test_it_is_written_down_as_stock_is(pool: KeyPool, monkeypatch: pytest.Monke
     assert ours._get_llm_string() == stock._get_llm_string()
 
 
-def test_no_secret_is_shown(llm: ChatOpenAI, server: Server) -> None:
+def test_no_secret_is_shown(llm: ChatOpenAI, server: MockServer) -> None:
     single = ChatOpenAI(model=MODEL, api_key="sk-mock-acme-1", base_url=server.base_url)
     for model in (llm, single):
         assert SECRET not in dumps(model)
@@ -238,7 +238,7 @@ def test_usage_callbacks_count(llm: ChatOpenAI) -> None:
 
 
 def test_a_refused_owner_is_left_for_another(llm: ChatOpenAI, provider: MockProvider) -> None:
-    provider.inject(Fault(action="429_rpm"))
+    provider.inject(MockFault(action="429_rpm"))
     facts = llm.invoke("Is it?").response_metadata["quotafleet"]
     assert facts["attempts"] == 2
     assert provider.received == 2
@@ -260,7 +260,7 @@ def test_no_key_in_time_is_langchains_rate_limit_error(pool_of: PoolOf) -> None:
 
 
 def test_max_retries_bounds_attempts(pool: KeyPool, provider: MockProvider) -> None:
-    provider.inject(Fault(action="500", times=None))
+    provider.inject(MockFault(action="500", times=None))
     with pytest.raises(openai.InternalServerError):
         ChatOpenAI(model=MODEL, pool=pool, max_retries=1).invoke("Is it?")
     assert provider.received == 2
@@ -272,7 +272,7 @@ def test_max_retries_bounds_attempts(pool: KeyPool, provider: MockProvider) -> N
 def test_with_retry_does_not_multiply_what_the_pool_gave_up(
     pool: KeyPool, provider: MockProvider
 ) -> None:
-    provider.inject(Fault(action="500", times=None))
+    provider.inject(MockFault(action="500", times=None))
     llm = ChatOpenAI(model=MODEL, pool=pool, max_retries=1)
     retried = llm.with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
     with pytest.raises(openai.InternalServerError):
@@ -289,7 +289,7 @@ def test_a_closed_pool_says_so(llm: ChatOpenAI, pool: KeyPool, is_async: bool) -
         asyncio.run(llm.ainvoke("Is it?")) if is_async else llm.invoke("Is it?")
 
 
-def test_a_model_that_no_key_may_use(server: Server) -> None:
+def test_a_model_that_no_key_may_use(server: MockServer) -> None:
     from quotafleet import Organization
 
     acme = Organization(

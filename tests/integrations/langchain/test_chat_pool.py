@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from tests.integrations.langchain.conftest import MODEL
 
 from langchain_quotafleet import ChatPool
-from quotafleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
-from quotafleet.testing import Fault, MockProvider, Server, ToolCall
+from quotafleet import Demand, KeyPool, Limits, Organization, WaitTimeout
+from quotafleet.testing import MockFault, MockProvider, MockServer, ToolCall
 
 
 class Answering(BaseChatModel):
@@ -209,8 +209,9 @@ def test_the_pool_refuses_with_its_own_words() -> None:
     broken = ChatPool(models={"acme": Answering(answer=refusing(401))}, pool=dead)
     with pytest.raises(Refusal):
         broken.invoke("x")
-    with pytest.raises(NoUsableKey):
+    with pytest.raises(Refusal):  # a 401 without a code says nothing of the key
         broken.invoke("x")
+    assert [key.health for key in dead.status().keys] == ["closed"]
 
 
 def test_an_estimate_and_a_deadline_are_heeded() -> None:
@@ -412,7 +413,7 @@ def test_tokens_are_counted_by_the_first_model() -> None:
 # A real model under it
 
 
-def stock_model(server: Server, name: str, **arguments: Any) -> langchain_openai.ChatOpenAI:
+def stock_model(server: MockServer, name: str, **arguments: Any) -> langchain_openai.ChatOpenAI:
     return langchain_openai.ChatOpenAI(
         **{
             "model": MODEL,
@@ -427,7 +428,7 @@ def stock_model(server: Server, name: str, **arguments: Any) -> langchain_openai
 
 
 @pytest.fixture
-def llm(server: Server) -> ChatPool:
+def llm(server: MockServer) -> ChatPool:
     names = ("acme", "birch")
     pool = KeyPool(
         Organization(name=name, keys=(f"held-{name}",), base_url=server.base_url) for name in names
@@ -471,7 +472,7 @@ def test_tools_and_structured_output(llm: ChatPool, provider: MockProvider, way:
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
 def test_an_answer_that_came_whole_says_all_that_stock_says(
-    server: Server, provider: MockProvider, way: str
+    server: MockServer, provider: MockProvider, way: str
 ) -> None:
     model = stock_model(server, "acme", disable_streaming="tool_calling")
     pool = KeyPool([Organization(name="acme", keys=("held",), base_url=server.base_url)])
@@ -508,7 +509,7 @@ METHODS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("include_raw", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_structured_output_sends_what_the_models_own_does(
-    server: Server, provider: MockProvider, method: dict[str, Any], include_raw: bool
+    server: MockServer, provider: MockProvider, method: dict[str, Any], include_raw: bool
 ) -> None:
     model = stock_model(server, "acme")
     bodies = wire(model)
@@ -527,7 +528,7 @@ def test_structured_output_sends_what_the_models_own_does(
 
 
 def test_models_of_different_manners_all_call_a_tool(
-    server: Server, provider: MockProvider, llm: ChatPool
+    server: MockServer, provider: MockProvider, llm: ChatPool
 ) -> None:
     old = stock_model(server, "birch", model="gpt-4")  # has no JSON schemas
     mixed = ChatPool(models={**llm.models, "birch": old}, pool=llm.pool)
@@ -563,8 +564,10 @@ def test_what_is_bound_later_replaces_what_was_bound(llm: ChatPool) -> None:
 
 
 def test_a_refusal_over_http_fails_over(llm: ChatPool, provider: MockProvider) -> None:
-    provider.inject(Fault(action="429_rpm"))
+    provider.inject(MockFault(action="429_rpm"))
     assert llm.invoke("x").response_metadata["quotafleet"]["attempts"] == 2
-    provider.inject(Fault(action="error", code="unsupported_country_region_territory", times=None))
+    provider.inject(
+        MockFault(action="error", code="unsupported_country_region_territory", times=None)
+    )
     with pytest.raises(openai.PermissionDeniedError):
         llm.invoke("x")

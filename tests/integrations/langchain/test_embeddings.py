@@ -17,7 +17,7 @@ from langchain_quotafleet import OpenAIEmbeddings
 from langchain_quotafleet._embedding_batches import budget, packed, size
 from quotafleet import CannotServe, KeyPool, Limits, Organization, PoolClosed
 from quotafleet._clock import SystemClock
-from quotafleet.testing import Fleet, MockProvider, Server, serve
+from quotafleet.testing import MockFleet, MockProvider, MockServer, serve
 
 SMALL = "text-embedding-3-small"
 
@@ -39,7 +39,7 @@ def test_documents_keep_their_order(pool: KeyPool, provider: MockProvider, is_as
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_no_request_is_larger_than_an_owner_bears(
-    pool_of: PoolOf, server: Server, is_async: bool
+    pool_of: PoolOf, server: MockServer, is_async: bool
 ) -> None:
     pool = pool_of(limits=Limits(rpm=6000, tpm=400))
     embed = vectors(pool)
@@ -55,7 +55,7 @@ def test_no_request_is_larger_than_an_owner_bears(
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_limits_that_are_not_known_yet_are_found_out(is_async: bool) -> None:
-    fleet = Fleet.simple({"acme": {"rpm": 6000, "tpm": 6000}})
+    fleet = MockFleet.simple({"acme": {"rpm": 6000, "tpm": 6000}})
     with serve(MockProvider(fleet, clock=SystemClock())) as server:
         acme = Organization(name="acme", keys=("sk-mock-acme-1",), base_url=server.base_url)
         embed = vectors(KeyPool([acme]))
@@ -153,10 +153,10 @@ def test_packing_keeps_every_text_once_and_the_bound(texts: list[Any], most: flo
 async def test_one_failure_ends_the_others_and_is_raised(
     pool_of: PoolOf, provider: MockProvider
 ) -> None:
-    from quotafleet.testing import Fault
+    from quotafleet.testing import MockFault
 
     pool = pool_of(limits=Limits(rpm=6000, tpm=400))
-    provider.inject(Fault(action="500", times=None))
+    provider.inject(MockFault(action="500", times=None))
     with pytest.raises(openai.InternalServerError):
         await vectors(pool, max_retries=0).aembed_documents(["word " * 60 for _ in range(4)])
     assert pool.status().in_flight == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quotafleet.testing import MockProvider, Server, ToolCall
+from quotafleet.testing import MockProvider, MockServer, ToolCall
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.mark.parametrize("name", ["chain", "agent", "rag", "graph"])
 def test_an_example_runs(
     name: str,
-    server: Server,
+    server: MockServer,
     provider: MockProvider,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

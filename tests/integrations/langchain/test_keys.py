@@ -14,27 +14,27 @@ from tests.transport.odd_server import odd_server
 
 from langchain_quotafleet import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from quotafleet import ConfigError, KeyPool
-from quotafleet.testing import Fault, MockProvider, Server
+from quotafleet.testing import MockFault, MockProvider, MockServer
 
 ACME, BIRCH = "sk-mock-acme-1", "sk-mock-birch-1"
 
 
 def admitted(provider: MockProvider) -> dict[str, int]:
     """Return how many requests each key made."""
-    return {key.spec.name: key.admitted for key in provider.world.keys.values() if key.admitted}
+    return {key.spec.name: key.admitted for key in provider.accounts.keys.values() if key.admitted}
 
 
 # One key
 
 
-def test_a_single_key_is_a_pool_of_one(server: Server, provider: MockProvider) -> None:
+def test_a_single_key_is_a_pool_of_one(server: MockServer, provider: MockProvider) -> None:
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url)
     assert llm.invoke("Is it?").response_metadata["quotafleet"]["key_id"] == "default#1"
     assert len(llm.pool.keys) == 1
     assert admitted(provider) == {"acme-1": 1}
 
 
-def test_models_with_one_key_share_its_pool(server: Server) -> None:
+def test_models_with_one_key_share_its_pool(server: MockServer) -> None:
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url)
     same = ChatOpenAI(model="gpt-4o", api_key=SecretStr(ACME), base_url=server.base_url)
     other = ChatOpenAI(model=MODEL, api_key=BIRCH, base_url=server.base_url)
@@ -43,8 +43,8 @@ def test_models_with_one_key_share_its_pool(server: Server) -> None:
     assert llm.pool is not other.pool
 
 
-def test_a_single_keys_refusal_is_waited_out(server: Server, provider: MockProvider) -> None:
-    provider.inject(Fault(action="429_rpm"))
+def test_a_single_keys_refusal_is_waited_out(server: MockServer, provider: MockProvider) -> None:
+    provider.inject(MockFault(action="429_rpm"))
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url)
     assert llm.invoke("Is it?").response_metadata["quotafleet"]["attempts"] == 2
 
@@ -70,7 +70,7 @@ def test_a_single_keys_other_headers_go_along_as_stocks_do() -> None:
 
 
 def test_the_usual_variable_still_works(
-    server: Server, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
+    server: MockServer, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", BIRCH)
     monkeypatch.setenv("OPENAI_API_BASE", server.base_url)
@@ -79,7 +79,7 @@ def test_the_usual_variable_still_works(
 
 
 def test_a_keys_organization_and_project_go_with_it(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_acme")
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url, organization="org-acme")
@@ -87,7 +87,7 @@ def test_a_keys_organization_and_project_go_with_it(
     assert (key.organization_id, key.project_id) == ("org-acme", "proj_acme")
 
 
-def test_several_keys_are_owners_of_their_own(server: Server, provider: MockProvider) -> None:
+def test_several_keys_are_owners_of_their_own(server: MockServer, provider: MockProvider) -> None:
     llm = ChatOpenAI(model=MODEL, api_key=[ACME, SecretStr(BIRCH)], base_url=server.base_url)
     for number in range(20):
         llm.invoke(f"{number}?")
@@ -96,7 +96,7 @@ def test_several_keys_are_owners_of_their_own(server: Server, provider: MockProv
 
 @pytest.mark.parametrize("variable", ["OPENAI_API_BASE", "OPENAI_BASE_URL"])
 def test_several_keys_go_where_the_environment_says(
-    server: Server, provider: MockProvider, monkeypatch: pytest.MonkeyPatch, variable: str
+    server: MockServer, provider: MockProvider, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, server.base_url)
     llm = ChatOpenAI(model=MODEL, api_key=[ACME, BIRCH])
@@ -118,7 +118,7 @@ def test_several_keys_without_a_place_go_where_stock_sends_them() -> None:
 
 
 def test_several_keys_of_an_organization_and_project(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_x")
     llm = ChatOpenAI(
@@ -127,7 +127,7 @@ def test_several_keys_of_an_organization_and_project(
     assert {(key.organization_id, key.project_id) for key in llm.pool.keys} == {("org-x", "proj_x")}
 
 
-def test_several_keys_go_to_no_other_place_than_each_clients_own(server: Server) -> None:
+def test_several_keys_go_to_no_other_place_than_each_clients_own(server: MockServer) -> None:
     own = openai.OpenAI(api_key="x", base_url="http://127.0.0.1:1/v1", max_retries=0)
     llm = ChatOpenAI(
         model=MODEL, api_key=[ACME, BIRCH], base_url=server.base_url, client=own.chat.completions
@@ -140,14 +140,14 @@ def test_several_keys_go_to_no_other_place_than_each_clients_own(server: Server)
         assert {key.base_url.rstrip("/") for key in pool.keys} == {place}
 
 
-def test_models_with_the_same_several_keys_share_their_pool(server: Server) -> None:
+def test_models_with_the_same_several_keys_share_their_pool(server: MockServer) -> None:
     place = {"model": MODEL, "base_url": server.base_url}
     llm, same = (ChatOpenAI(api_key=[ACME, BIRCH], **place) for _ in range(2))
     assert llm.pool is same.pool
     assert ChatOpenAI(api_key=[BIRCH], **place).pool is not llm.pool
 
 
-def test_several_keys_come_back_with_their_pool(server: Server, provider: MockProvider) -> None:
+def test_several_keys_come_back_with_their_pool(server: MockServer, provider: MockProvider) -> None:
     llm = ChatOpenAI(model=MODEL, api_key=[ACME, BIRCH], base_url=server.base_url)
     chosen = llm.configurable_fields(temperature=ConfigurableField(id="temperature"))
     prepared, _ = chosen.prepare({"configurable": {"temperature": 0.1}})  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def test_a_password_in_the_base_url_is_refused_in_clear_words() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_function_is_asked_before_each_request(
-    server: Server, provider: MockProvider, is_async: bool
+    server: MockServer, provider: MockProvider, is_async: bool
 ) -> None:
     keys = [ACME, BIRCH, BIRCH]
     llm = ChatOpenAI(model=MODEL, api_key=lambda: keys.pop(0), base_url=server.base_url)
@@ -184,7 +184,7 @@ def test_a_function_is_asked_before_each_request(
     assert keys == []
 
 
-def test_an_async_function(server: Server, provider: MockProvider) -> None:
+def test_an_async_function(server: MockServer, provider: MockProvider) -> None:
     async def key() -> str:
         await asyncio.sleep(0)
         return BIRCH
@@ -197,7 +197,7 @@ def test_an_async_function(server: Server, provider: MockProvider) -> None:
 
 
 def test_a_function_whose_key_was_refused_is_asked_again(
-    server: Server, provider: MockProvider
+    server: MockServer, provider: MockProvider
 ) -> None:
     keys = ["sk-mock-nobody-1", ACME]
     llm = ChatOpenAI(model=MODEL, api_key=lambda: keys.pop(0), base_url=server.base_url)
@@ -208,7 +208,7 @@ def test_a_function_whose_key_was_refused_is_asked_again(
 
 
 def test_concurrent_calls_use_what_the_function_returned_for_each(
-    server: Server, provider: MockProvider
+    server: MockServer, provider: MockProvider
 ) -> None:
     keys = [ACME, BIRCH] * 50
     llm = ChatOpenAI(model=MODEL, api_key=keys.pop, base_url=server.base_url)
@@ -227,7 +227,7 @@ def call(model: Any, is_async: bool) -> Any:
     return asyncio.run(model.ainvoke("x")) if is_async else model.invoke("x")
 
 
-def of_function(make: Any, key: Any, server: Server) -> Any:
+def of_function(make: Any, key: Any, server: MockServer) -> Any:
     """Make a model of a function."""
     more = {"check_embedding_ctx_length": False} if make is OpenAIEmbeddings else {}
     return make(model="m", api_key=key, base_url=server.base_url, **more)
@@ -235,7 +235,9 @@ def of_function(make: Any, key: Any, server: Server) -> Any:
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("make", [ChatOpenAI, OpenAI, OpenAIEmbeddings])
-def test_what_a_function_raises_is_seen_as_it_is(server: Server, make: Any, is_async: bool) -> None:
+def test_what_a_function_raises_is_seen_as_it_is(
+    server: MockServer, make: Any, is_async: bool
+) -> None:
     cause, expired = OSError("no network"), TokenExpired("ask again tomorrow")
 
     def key() -> str:
@@ -248,7 +250,7 @@ def test_what_a_function_raises_is_seen_as_it_is(server: Server, make: Any, is_a
     assert expired.__context__ is None
 
 
-async def test_what_a_function_raises_is_seen_in_streams(server: Server) -> None:
+async def test_what_a_function_raises_is_seen_in_streams(server: MockServer) -> None:
     def key() -> str:
         raise TokenExpired
 
@@ -262,7 +264,7 @@ async def test_what_a_function_raises_is_seen_in_streams(server: Server) -> None
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("make", [ChatOpenAI, OpenAIEmbeddings])
 def test_a_function_that_returns_no_key_is_told_so(
-    server: Server, make: Any, is_async: bool
+    server: MockServer, make: Any, is_async: bool
 ) -> None:
     with pytest.raises(ConfigError, match="returned a NoneType"):
         call(of_function(make, lambda: None, server), is_async)
@@ -278,7 +280,7 @@ class Token:
         return self.value
 
 
-def test_a_function_that_cannot_be_hashed(server: Server, provider: MockProvider) -> None:
+def test_a_function_that_cannot_be_hashed(server: MockServer, provider: MockProvider) -> None:
     key, equal = Token(ACME), Token(ACME)
     llm, same, other = (
         ChatOpenAI(model=MODEL, api_key=one, base_url=server.base_url) for one in (key, key, equal)
@@ -291,7 +293,7 @@ def test_a_function_that_cannot_be_hashed(server: Server, provider: MockProvider
     assert admitted(provider) == {"acme-1": 1, "birch-1": 1}
 
 
-def test_a_bound_method_is_one_function_however_often_it_is_looked_up(server: Server) -> None:
+def test_a_bound_method_is_one_function_however_often_it_is_looked_up(server: MockServer) -> None:
     token, keys = Token(ACME), [ACME]
     for look in (lambda: token.__call__, lambda: keys.copy):
         one, two = (
@@ -304,7 +306,7 @@ def test_a_bound_method_is_one_function_however_often_it_is_looked_up(server: Se
 
 
 def test_the_default_pool_serves_models_that_name_none(
-    server: Server, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
+    server: MockServer, provider: MockProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quotafleet._default._pool", None)
     monkeypatch.setenv("OPENAI_API_KEYS", f"{ACME},{BIRCH}")
@@ -398,7 +400,7 @@ def test_configurable_fields_keep_the_pool(pool: KeyPool) -> None:
     assert prepared.temperature == 0.1
 
 
-def test_a_key_may_be_configured_at_run_time(server: Server, provider: MockProvider) -> None:
+def test_a_key_may_be_configured_at_run_time(server: MockServer, provider: MockProvider) -> None:
     # Stock silently goes on with the old key (langchain#16567).
     llm = ChatOpenAI(model=MODEL, api_key=ACME, base_url=server.base_url)
     chosen = llm.configurable_fields(openai_api_key=ConfigurableField(id="key"))
@@ -417,7 +419,7 @@ def test_a_model_made_of_anothers_fields_is_the_same(pool: KeyPool) -> None:
 
 
 def test_stock_made_in_the_same_process_is_left_alone(
-    server: Server, provider: MockProvider
+    server: MockServer, provider: MockProvider
 ) -> None:
     place = {"base_url": server.base_url, "model": MODEL}
     ours = ChatOpenAI(api_key=SecretStr(ACME), **place)

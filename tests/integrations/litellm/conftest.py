@@ -20,7 +20,7 @@ import litellm
 
 from litellm_quotafleet import QuotafleetRouting, _open_attempts
 from quotafleet._clock import SystemClock
-from quotafleet.testing import Fleet, MockProvider, MockSettings, Server, serve
+from quotafleet.testing import MockFleet, MockProvider, MockServer, MockSettings, serve
 
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
 CHAT = "gpt-4o-mini"
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class World:
     """A mock provider that is being served, and Routers over its keys."""
 
-    def __init__(self, provider: MockProvider, server: Server) -> None:
+    def __init__(self, provider: MockProvider, server: MockServer) -> None:
         self.provider = provider
         self.server = server
         self.installed: list[QuotafleetRouting] = []
@@ -99,7 +99,7 @@ class World:
 def world_of(
     orgs: dict[str, dict[str, int]] | None = None, settings: MockSettings | None = None
 ) -> Iterator[World]:
-    fleet = Fleet.simple(orgs or {"a": {"rpm": 6000}, "b": {"rpm": 6000}})
+    fleet = MockFleet.simple(orgs or {"a": {"rpm": 6000}, "b": {"rpm": 6000}})
     provider = MockProvider(fleet, clock=SystemClock(), settings=settings or MockSettings())
     with serve(provider) as server:
         world = World(provider, server)

@@ -25,7 +25,7 @@ from litellm_quotafleet import (
     text_completion,
 )
 from quotafleet import KeyPool, Limits, Organization
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, read, until, world_of
 
@@ -156,7 +156,7 @@ AODD = named(aimage, atext_stream)
 @pytest.mark.parametrize("call", CALLS)
 def test_sync_success_and_failover(world: World, pool: KeyPool, call: Any) -> None:
     call(pool)
-    world.provider.inject(Fault(action="429_rpm"))
+    world.provider.inject(MockFault(action="429_rpm"))
     call(pool)
     assert answered(pool) == 2
     assert world.received == 3
@@ -165,7 +165,7 @@ def test_sync_success_and_failover(world: World, pool: KeyPool, call: Any) -> No
 @pytest.mark.parametrize("call", ACALLS)
 async def test_async_success_and_failover(world: World, pool: KeyPool, call: Any) -> None:
     await call(pool)
-    world.provider.inject(Fault(action="429_rpm"))
+    world.provider.inject(MockFault(action="429_rpm"))
     await call(pool)
     assert answered(pool) == 2
     assert world.received == 3
@@ -191,7 +191,7 @@ async def test_the_last_error_of_an_asynchronous_call_is_litellms_own(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_nobody_tries_again_in_secret(world: World, pool: KeyPool, call: Any) -> None:
-    world.provider.inject(Fault(action="500", times=None))
+    world.provider.inject(MockFault(action="500", times=None))
     with pytest.raises(Exception, match="error"):
         call(pool, num_retries=0)
     assert world.received == 1
@@ -201,14 +201,14 @@ def test_nobody_tries_again_in_secret(world: World, pool: KeyPool, call: Any) ->
 async def test_nobody_tries_an_asynchronous_call_again_in_secret(
     world: World, pool: KeyPool, call: Any
 ) -> None:
-    world.provider.inject(Fault(action="500", times=None))
+    world.provider.inject(MockFault(action="500", times=None))
     with pytest.raises(Exception, match="error"):
         await call(pool, num_retries=0)
     assert world.received == 1
 
 
 async def test_num_retries_bounds_the_attempts(world: World, pool: KeyPool) -> None:
-    world.provider.inject(Fault(action="500", times=None))
+    world.provider.inject(MockFault(action="500", times=None))
     with pytest.raises(litellm.InternalServerError):
         await acompletion(CHAT, MESSAGES, num_retries=0, pool=pool)
     assert world.received == 1
@@ -226,7 +226,7 @@ async def test_no_headroom_in_time_is_a_rate_limit_error() -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_timeout_ends_the_lease(world: World, pool: KeyPool, call: Any) -> None:
-    world.provider.inject(Fault(action="timeout", seconds=2.0))
+    world.provider.inject(MockFault(action="timeout", seconds=2.0))
     with pytest.raises(litellm.Timeout):
         call(pool, num_retries=0, timeout=0.3)
 
@@ -235,14 +235,14 @@ def test_a_timeout_ends_the_lease(world: World, pool: KeyPool, call: Any) -> Non
 async def test_a_timeout_of_an_asynchronous_call_ends_the_lease(
     world: World, pool: KeyPool, call: Any
 ) -> None:
-    world.provider.inject(Fault(action="timeout", seconds=2.0))
+    world.provider.inject(MockFault(action="timeout", seconds=2.0))
     with pytest.raises(litellm.Timeout):
         await call(pool, num_retries=0, timeout=0.3)
 
 
 @pytest.mark.parametrize("call", ACALLS + AODD)
 async def test_cancelling_ends_the_lease(world: World, pool: KeyPool, call: Any) -> None:
-    world.provider.inject(Fault(action="timeout", seconds=2.0))
+    world.provider.inject(MockFault(action="timeout", seconds=2.0))
     task = asyncio.create_task(call(pool))
     await until(lambda: world.received == 1)
     task.cancel()
@@ -341,7 +341,7 @@ async def test_what_comes_from_the_cache_costs_nothing_asynchronously(
 
 
 def test_a_stream_that_breaks(world: World, pool: KeyPool) -> None:
-    world.provider.inject(Fault(action="stream_truncate"))
+    world.provider.inject(MockFault(action="stream_truncate"))
     with pytest.raises(Exception, match="APIConnectionError"):
         list(completion(CHAT, MESSAGES, stream=True, pool=pool))
     assert answered(pool) == 0

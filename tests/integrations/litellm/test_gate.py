@@ -12,7 +12,7 @@ import pytest
 
 from litellm_quotafleet import _send_pacing, acompletion
 from litellm_quotafleet._send_pacing import WIDTH, InFlightPermit, gate
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import CHAT, MESSAGES, idle, until, world_of
 from .test_calls import pool_of
@@ -167,7 +167,7 @@ async def test_plain_calls_leave_it_when_they_are_sent(most: list[int]) -> None:
     with world_of({"a": {"rpm": 6000}}) as world:
         pool = pool_of(world)
         await acompletion(CHAT, MESSAGES, pool=pool)  # what LiteLLM imports at first
-        world.provider.inject(Fault(action="timeout", seconds=3.0, times=None))
+        world.provider.inject(MockFault(action="timeout", seconds=3.0, times=None))
         calls = [
             asyncio.create_task(acompletion(CHAT, MESSAGES, pool=pool, timeout=20))
             for _ in range(2 * WIDTH)

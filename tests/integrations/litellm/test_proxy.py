@@ -23,7 +23,7 @@ pytest.importorskip("orjson", reason="needs litellm[proxy]")
 import uvicorn
 
 from litellm_quotafleet import _open_attempts, proxy_handler
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import EMBED, MESSAGES, World, collect, until, world_of
 
@@ -159,7 +159,7 @@ async def test_success_and_failover(
     await ask(client, endpoint)
     await until(idle)
     before = answered()
-    world.provider.inject(Fault(action="429_rpm"))
+    world.provider.inject(MockFault(action="429_rpm"))
     await ask(client, endpoint)
     await until(idle)
     assert world.received == 3
@@ -182,7 +182,7 @@ async def test_a_stream_that_the_client_leaves(world: World, client: openai.Asyn
 async def test_a_clients_metadata_touches_no_lease(
     world: World, client: openai.AsyncOpenAI
 ) -> None:
-    world.provider.inject(Fault(action="timeout", seconds=1.0))
+    world.provider.inject(MockFault(action="timeout", seconds=1.0))
     slow = asyncio.create_task(ask(client, "chat"))
     await until(lambda: world.received == 1)
     (name,) = _open_attempts._open
@@ -198,7 +198,7 @@ async def test_a_clients_metadata_touches_no_lease(
 
 
 async def test_an_error_is_the_sdks_own(world: World, client: openai.AsyncOpenAI) -> None:
-    world.provider.inject(Fault(action="500", times=None))
+    world.provider.inject(MockFault(action="500", times=None))
     with pytest.raises(openai.InternalServerError):
         await ask(client, "chat")
 

@@ -11,7 +11,7 @@ import pytest
 
 from litellm_quotafleet import install, uninstall
 from quotafleet import KeyPool
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, idle
 from .test_calls import IMAGE, TEXT, answered, is_idle, pool_of
@@ -47,7 +47,7 @@ async def test_each_asynchronous_one_does(world: World, pool: KeyPool) -> None:
 
 
 def test_a_refusal_goes_to_the_other_owner(world: World, pool: KeyPool) -> None:
-    world.provider.inject(Fault(action="429_rpm"))
+    world.provider.inject(MockFault(action="429_rpm"))
     assert litellm.completion(CHAT, MESSAGES).choices
     assert answered(pool) == 1
     assert world.received == 2

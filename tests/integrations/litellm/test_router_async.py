@@ -12,7 +12,7 @@ import pytest
 
 from litellm_quotafleet import _attempt_end, _open_attempts
 from quotafleet.errors import ConfigError
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, idle, is_idle, read, until, world_of
 
@@ -111,7 +111,7 @@ class TestEndpoints:
     ) -> None:
         router = world.router(world.model_list(model=model))
         routing = world.routing(router)
-        world.provider.inject(Fault(action="429_rpm"))
+        world.provider.inject(MockFault(action="429_rpm"))
         await call(router)
         await idle(routing)
         assert answered(routing) == 1
@@ -124,7 +124,7 @@ class TestEndpoints:
     ) -> None:
         router = world.router(world.model_list(model=model), num_retries=0)
         routing = world.routing(router)
-        world.provider.inject(Fault(action="500", times=None))
+        world.provider.inject(MockFault(action="500", times=None))
         with pytest.raises(Exception, match="error"):
             await call(router)
         await idle(routing)
@@ -137,7 +137,7 @@ class TestEndpoints:
     ) -> None:
         router = world.router(world.model_list(model=model), num_retries=1)
         routing = world.routing(router)
-        world.provider.inject(Fault(action=action, times=None))
+        world.provider.inject(MockFault(action=action, times=None))
         with pytest.raises(Exception, match="rror"):
             await call(router)
         collect()
@@ -148,7 +148,7 @@ class TestEndpoints:
     async def test_a_timeout_ends_the_lease(self, world: World, call: Call, model: str) -> None:
         router = world.router(world.model_list(model=model), num_retries=0, timeout=0.5)
         routing = world.routing(router)
-        world.provider.inject(Fault(action="timeout", seconds=2.0, times=None))
+        world.provider.inject(MockFault(action="timeout", seconds=2.0, times=None))
         with pytest.raises(litellm.Timeout):
             await call(router)
         collect()
@@ -170,7 +170,7 @@ class TestFailures:
     async def test_empty_purse_is_known_by_its_code(self, world: World) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="quota"))
+        world.provider.inject(MockFault(action="quota"))
         for _ in range(4):
             await router.acompletion("fast", MESSAGES)
         await idle(routing)
@@ -180,7 +180,7 @@ class TestFailures:
     async def test_timeout(self, world: World) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="timeout", seconds=2.0))
+        world.provider.inject(MockFault(action="timeout", seconds=2.0))
         await router.acompletion("fast", MESSAGES, timeout=0.3)
         await idle(routing)
         assert answered(routing) == 1
@@ -188,7 +188,7 @@ class TestFailures:
     async def test_connection_reset(self, world: World) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="reset_conn"))
+        world.provider.inject(MockFault(action="reset_conn"))
         await router.acompletion("fast", MESSAGES)
         await idle(routing)
         assert answered(routing) == 1
@@ -196,7 +196,7 @@ class TestFailures:
     async def test_bad_request_is_nobodys_fault(self, world: World) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="error", code="invalid_service_tier", times=None))
+        world.provider.inject(MockFault(action="error", code="invalid_service_tier", times=None))
         with pytest.raises(litellm.BadRequestError):
             await router.acompletion("fast", MESSAGES)
         await idle(routing)
@@ -207,7 +207,7 @@ class TestFailures:
     async def test_a_stream_that_breaks(self, world: World, action: Any) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action=action))
+        world.provider.inject(MockFault(action=action))
         with pytest.raises(Exception, match="APIConnectionError"):
             await chat_stream(router)
         await idle(routing)
@@ -216,7 +216,7 @@ class TestFailures:
     async def test_every_key_fails(self, world: World) -> None:
         router = world.router(num_retries=1)
         routing = world.routing(router)
-        world.provider.inject(Fault(action="500", times=None))
+        world.provider.inject(MockFault(action="500", times=None))
         with pytest.raises(litellm.InternalServerError):
             await router.acompletion("fast", MESSAGES)
         await idle(routing)
@@ -273,7 +273,7 @@ class TestGivingUp:
     ) -> None:
         router = world.router(world.model_list(model=model))
         routing = world.routing(router)
-        world.provider.inject(Fault(action="timeout", seconds=2.0))
+        world.provider.inject(MockFault(action="timeout", seconds=2.0))
         task = asyncio.create_task(call(router))  # type: ignore[arg-type]
         await until(lambda: world.received == 1)
         assert _open_attempts.open_leases() == 1
@@ -291,7 +291,7 @@ class TestGivingUp:
         monkeypatch.setattr(_attempt_end, "_Slot", None)
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="timeout", seconds=2.0))
+        world.provider.inject(MockFault(action="timeout", seconds=2.0))
         task = asyncio.create_task(chat(router))
         await until(lambda: world.received == 1)
         task.cancel()
@@ -401,7 +401,7 @@ class TestSettling:
     async def test_a_refusals_headers_do_too(self, world: World) -> None:
         router = world.router(world.model_list()[:1], num_retries=0)
         routing = world.routing(router)
-        world.provider.inject(Fault(action="429_rpm"))
+        world.provider.inject(MockFault(action="429_rpm"))
         with pytest.raises(litellm.RateLimitError):
             await router.acompletion("fast", MESSAGES)
         await idle(routing)

@@ -12,7 +12,7 @@ import litellm
 import pytest
 
 from litellm_quotafleet import _open_attempts
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, idle_now, is_idle, world_of
 from .test_router_async import TOOL, answered
@@ -76,7 +76,7 @@ class TestEndpoints:
     def test_429_fails_over_to_the_other_owner(self, world: World, call: Call, model: str) -> None:
         router = world.router(world.model_list(model=model))
         routing = world.routing(router)
-        world.provider.inject(Fault(action="429_rpm"))
+        world.provider.inject(MockFault(action="429_rpm"))
         call(router)
         idle_now(routing)
         assert answered(routing) == 1
@@ -89,7 +89,7 @@ class TestEndpoints:
     ) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="429_rpm"))
+        world.provider.inject(MockFault(action="429_rpm"))
         with pytest.raises(litellm.RateLimitError):
             call(router)
         idle_now(routing)
@@ -99,7 +99,7 @@ class TestEndpoints:
     def test_500_is_not_retried_by_the_sdk(self, world: World, call: Call, model: str) -> None:
         router = world.router(world.model_list(model=model), num_retries=0)
         routing = world.routing(router)
-        world.provider.inject(Fault(action="500", times=None))
+        world.provider.inject(MockFault(action="500", times=None))
         with pytest.raises(Exception, match="error"):
             call(router)
         idle_now(routing)
@@ -112,7 +112,7 @@ class TestEndpoints:
     ) -> None:
         router = world.router(world.model_list(model=model), num_retries=1)
         routing = world.routing(router)
-        world.provider.inject(Fault(action=action, times=None))
+        world.provider.inject(MockFault(action=action, times=None))
         with pytest.raises(Exception, match="rror"):
             call(router)
         collect()
@@ -123,7 +123,7 @@ class TestEndpoints:
     def test_a_timeout_ends_the_lease(self, world: World, call: Call, model: str) -> None:
         router = world.router(world.model_list(model=model), num_retries=0, timeout=0.5)
         routing = world.routing(router)
-        world.provider.inject(Fault(action="timeout", seconds=2.0, times=None))
+        world.provider.inject(MockFault(action="timeout", seconds=2.0, times=None))
         with pytest.raises(litellm.Timeout):
             call(router)
         collect()
@@ -146,7 +146,7 @@ class TestText:
     def test_a_failure_ends_its_lease(self, world: World, action: Any) -> None:
         router = world.router(world.model_list(self.NAME, self.NAME))
         routing = world.routing(router)
-        world.provider.inject(Fault(action=action, times=None))
+        world.provider.inject(MockFault(action=action, times=None))
         error = litellm.InternalServerError if action == "500" else litellm.RateLimitError
         with pytest.raises(error):
             router.text_completion(self.NAME, prompt="Once upon")
@@ -185,7 +185,7 @@ class TestFailures:
     def test_timeout(self, world: World) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action="timeout", seconds=2.0))
+        world.provider.inject(MockFault(action="timeout", seconds=2.0))
         router.completion("fast", MESSAGES, timeout=0.3)
         idle_now(routing)
         assert answered(routing) == 1
@@ -194,7 +194,7 @@ class TestFailures:
     def test_a_stream_that_breaks(self, world: World, action: Any) -> None:
         router = world.router()
         routing = world.routing(router)
-        world.provider.inject(Fault(action=action))
+        world.provider.inject(MockFault(action=action))
         with pytest.raises(Exception, match="APIConnectionError"):
             chat_stream(router)
         collect()

@@ -14,7 +14,7 @@ from tests.stores.redis_kit import TestServer, serving
 from litellm_quotafleet import _open_attempts
 from quotafleet.stores.redis import RedisStore
 from quotafleet.stores.redis._report import read_fleet
-from quotafleet.testing import Fault
+from quotafleet.testing import MockFault
 
 from .conftest import MESSAGES, World, collect, read, until
 from .test_router_async import CASES, answered
@@ -67,7 +67,7 @@ async def shared(world: World, server: TestServer) -> AsyncIterator[Shared]:
 async def test_success_and_failover(shared: Shared, call: Any, model: str) -> None:
     router = shared.router(model)
     await call(router)
-    shared.world.provider.inject(Fault(action="429_rpm"))
+    shared.world.provider.inject(MockFault(action="429_rpm"))
     await call(router)
     assert shared.world.received == 3
     await until(lambda: answered(shared.world.installed[0]) == 2)
@@ -75,14 +75,14 @@ async def test_success_and_failover(shared: Shared, call: Any, model: str) -> No
 
 async def test_an_error(shared: Shared) -> None:
     router = shared.router()
-    shared.world.provider.inject(Fault(action="500", times=None))
+    shared.world.provider.inject(MockFault(action="500", times=None))
     with pytest.raises(litellm.InternalServerError):
         await router.acompletion("fast", MESSAGES)
 
 
 async def test_a_cancelled_call(shared: Shared) -> None:
     router = shared.router()
-    shared.world.provider.inject(Fault(action="timeout", seconds=2.0))
+    shared.world.provider.inject(MockFault(action="timeout", seconds=2.0))
     task = asyncio.create_task(router.acompletion("fast", MESSAGES))
     await until(lambda: shared.world.received == 1)
     assert shared.in_flight() == 1
@@ -108,7 +108,7 @@ def test_synchronous_calls(shared: Shared) -> None:
     router = shared.router()
     router.completion("fast", MESSAGES)
     assert list(router.completion("fast", MESSAGES, stream=True))
-    shared.world.provider.inject(Fault(action="500", times=None))
+    shared.world.provider.inject(MockFault(action="500", times=None))
     with pytest.raises(litellm.InternalServerError):
         router.completion("fast", MESSAGES)
 

@@ -41,7 +41,7 @@ _EDGE: Final = tuple(
 )
 
 
-class Line:
+class ClientConnection:
     """The connection of one request: what is sent, and whether anybody still listens.
 
     `edge` are headers that something before the provider puts on each of its answers.
@@ -116,7 +116,7 @@ class MockApp:
         """Answer one request; lifespan and websockets are not spoken."""
         if scope["type"] != "http":
             return
-        line = Line(scope, receive, send, self._edge(scope))
+        line = ClientConnection(scope, receive, send, self._edge(scope))
         request = _request(scope, await line.body())
         if request.path.startswith(CONTROL):
             status, told = answer_control(self.provider, request)
@@ -135,7 +135,7 @@ class MockApp:
         known = any(name == b"cookie" and b"__cf_bm=" in value for name, value in raw)
         return () if known else _EDGE
 
-    async def _converse(self, exchange: Exchange, line: Line) -> None:
+    async def _converse(self, exchange: Exchange, line: ClientConnection) -> None:
         if exchange.drop == "reset":
             await line.cut(reset=True)
         elif exchange.drop == "timeout":
@@ -145,14 +145,14 @@ class MockApp:
         else:
             await self._answer(exchange, line)
 
-    async def _fall_silent(self, exchange: Exchange, line: Line) -> None:
+    async def _fall_silent(self, exchange: Exchange, line: ClientConnection) -> None:
         """Say nothing until the client gives up, or long enough has passed."""
         gone = await line.gone_within(exchange.hold_s)
         exchange.abort()
         if not gone:
             await line.cut(reset=False)
 
-    async def _answer(self, exchange: Exchange, line: Line) -> None:
+    async def _answer(self, exchange: Exchange, line: ClientConnection) -> None:
         if await line.gone_within(self._pause(exchange.latency_s)):
             exchange.abort(self._produced_by_now(exchange))
             return
@@ -166,7 +166,7 @@ class MockApp:
         await line.data(payload.data[: len(payload.data) // 2], more=True)
         await line.cut(reset=False)
 
-    async def _stream(self, exchange: Exchange, line: Line) -> None:
+    async def _stream(self, exchange: Exchange, line: ClientConnection) -> None:
         if await line.gone_within(self._pause(exchange.ttft_s)):
             exchange.abort()
             return
@@ -180,7 +180,7 @@ class MockApp:
             exchange.finish()
             await line.data(b"", more=False)
 
-    async def _send_events(self, exchange: Exchange, line: Line) -> bool:
+    async def _send_events(self, exchange: Exchange, line: ClientConnection) -> bool:
         """Send the events at the pace of generation; return false if the client left."""
         sent = 0
         for event in exchange.events():

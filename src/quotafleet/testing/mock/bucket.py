@@ -1,4 +1,4 @@
-"""The token bucket that OpenAI's rate-limit headers describe.
+"""Limiters: the token bucket that OpenAI's rate-limit headers describe, and windows.
 
 Measured on recorded traffic, 2023-10..2026-08: for every header triple (limit L, remaining R,
 reset T) of a period of P seconds, `R = floor(level)` and `T = trunc_ms((L - level) * P / L)`, where
@@ -9,16 +9,17 @@ is full again, not the time until the next request fits; that one is `wait_s`.
 from __future__ import annotations
 
 import math
+from collections import deque
 
-# Float refill leaves a level a hair under a whole number; below this, it is that number.
+# Float refill leaves a level slightly under a whole number; a smaller gap counts as none.
 # At the largest known limit (180,000,000 a minute) a double is still exact to 3e-8.
 _HAIR = 1e-6
 
 
-class Bucket:
+class MockBucket:
     """One limit's state: `level` units are left of `capacity`, refilled at `limit / period_s`.
 
-    The level may be negative: work that cost more than was estimated is debited when it ends.
+    The level may be negative: a call that cost more than its estimate is debited when it ends.
     """
 
     __slots__ = ("_at", "capacity", "level", "limit", "period_s", "rate")
@@ -42,19 +43,12 @@ class Bucket:
             self._at = now
 
     def holds(self, need: float) -> bool:
-        """Tell whether `need` units could be taken now."""
+        """Return whether `need` units are available now."""
         return self.level + _HAIR >= need
 
     def take(self, units: float) -> None:
-        """Remove `units`; a negative number gives back, never above the capacity."""
+        """Remove `units`; a negative number gives back, up to the capacity."""
         self.level = min(self.capacity, self.level - units)
-
-    def charge_refusal(self) -> None:
-        """Remove the one unit that a refused request costs, but never go below empty.
-
-        A refusal that dug a debt would make the provider's own "try again in" untrue.
-        """
-        self.level = max(min(self.level, 0.0), self.level - 1)
 
     @property
     def used(self) -> int:
@@ -62,22 +56,71 @@ class Bucket:
         return math.ceil(self.capacity - self.level - _HAIR)
 
     def wait_s(self, need: float) -> float:
-        """Seconds until `need` units are there; 0 if they are."""
+        """Return the seconds until `need` units are available; 0 if they are."""
         return max(0.0, need - self.level) / self.rate
+
+    def reset_s(self, level: float) -> float:
+        """Return what `x-ratelimit-reset-*` states at that level: seconds until it is full."""
+        return (self.capacity - level) / self.rate
+
+
+class MockWindow:
+    """A limit on the units admitted in a window: a sliding log, or a counter that starts anew.
+
+    It has the interface of `MockBucket`. Fixed windows begin at `now` and every `period_s` after.
+    """
+
+    __slots__ = ("_at", "_log", "_sliding", "_start", "capacity", "level", "limit", "period_s")
+
+    def __init__(self, limit: float, period_s: float, *, now: float, sliding: bool) -> None:
+        self.limit = limit
+        self.period_s = period_s
+        self.capacity = self.level = limit
+        self._sliding = sliding
+        self._log: deque[tuple[float, float]] = deque()  # instant at which units are free, units
+        self._start = self._at = now
+
+    def refill(self, now: float) -> None:
+        """Drop what has left the window by `now`; an instant in the past changes nothing."""
+        self._at = max(self._at, now)
+        while self._log and self._log[0][0] <= self._at + _HAIR:
+            self.level += self._log.popleft()[1]
+
+    def holds(self, need: float) -> bool:
+        """Return whether `need` units are available now."""
+        return self.level + _HAIR >= need
+
+    def take(self, units: float) -> None:
+        """Count `units` into the window; a negative number gives back, up to the capacity."""
+        units = max(units, self.level - self.capacity)
+        if units:
+            passed = 0.0 if self._sliding else (self._at - self._start) % self.period_s
+            self._log.append((self._at - passed + self.period_s, units))
+            self.level -= units
+
+    @property
+    def used(self) -> int:
+        """Units in the window, rounded up, as 429 texts state them."""
+        return math.ceil(self.capacity - self.level - _HAIR)
+
+    def wait_s(self, need: float) -> float:
+        """Return the seconds until `need` units are available; 0 if they are."""
+        level, wait = self.level, 0.0
+        for free_at, units in self._log:
+            if level + _HAIR >= need:
+                break
+            level += units
+            wait = free_at - self._at
+        return wait
+
+    def reset_s(self, level: float) -> float:
+        """Return the seconds until the window is empty; 0 at a full level."""
+        return self._log[-1][0] - self._at if self._log and level < self.capacity else 0.0
 
 
 def remaining(level: float) -> int:
     """Return the whole units of a level, as `x-ratelimit-remaining-*` states them."""
     return max(0, math.floor(level + _HAIR))
-
-
-def burst_bucket(limit: float, period_s: float, quantum_s: float, *, now: float) -> Bucket:
-    """Return the short-window bucket of a quantised limit: same rate, `quantum_s` of capacity.
-
-    "60,000 requests/minute may be enforced as 1,000 requests/second" (OpenAI help centre); no
-    trace of it is in the headers, so it is a switch of the settings.
-    """
-    return Bucket(limit, period_s, now=now, capacity=max(1.0, limit * quantum_s / period_s))
 
 
 def go_ms(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A request as it arrives (`MockRequest`), and what the provider makes of it (`Call`)."""
+"""A request as it arrives (`MockRequest`), and what the provider makes of it (`MockCall`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from .cost import NOTHING_ASKED, Ask
-from .errors import Problem
+from .cost import NOTHING_ASKED, RequestSize
+from .errors import MockError
 
 Endpoint: TypeAlias = Literal[
     "chat",
@@ -50,7 +50,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class MockCall:
     """The facts of a request that admission looks at.
 
     A simulator makes these itself, and may use one many times: nothing here changes.
@@ -65,11 +65,11 @@ class Call:
     secret: str
     endpoint: Endpoint = "chat"
     model: str = ""
-    ask: Ask = NOTHING_ASKED
+    ask: RequestSize = NOTHING_ASKED
     stream: bool = False
     output_tokens: int | None = None
     client_ip: str | None = None
-    flaw: Problem | None = None
+    flaw: MockError | None = None
     body: Mapping[str, object] | None = None
     upload: Upload | None = None
     method: str = "POST"

@@ -20,10 +20,10 @@ from .faults import read_faults
 from .provider import MockProvider
 from .scripts import read_scripts
 
-Told: TypeAlias = tuple[int, JsonObject]
+ControlReply: TypeAlias = tuple[int, JsonObject]
 
 
-def answer_control(provider: MockProvider, request: MockRequest) -> Told:
+def answer_control(provider: MockProvider, request: MockRequest) -> ControlReply:
     """Do what a control request asks; what is wrong with it is told with a 400 or 404."""
     name = request.path.removeprefix("/_mock/")
     try:
@@ -38,16 +38,16 @@ def answer_control(provider: MockProvider, request: MockRequest) -> Told:
         return _wrong(400, str(error))
 
 
-def _state(provider: MockProvider, _body: bytes) -> Told:
+def _state(provider: MockProvider, _body: bytes) -> ControlReply:
     return 200, provider.state()
 
 
-def _reset(provider: MockProvider, _body: bytes) -> Told:
+def _reset(provider: MockProvider, _body: bytes) -> ControlReply:
     provider.reset()
     return 200, {"reset": True}
 
 
-def _advance(provider: MockProvider, body: bytes) -> Told:
+def _advance(provider: MockProvider, body: bytes) -> ControlReply:
     clock = provider.clock
     if not isinstance(clock, FakeClock):
         raise ValueError("this provider runs on real time, which cannot be advanced")
@@ -55,32 +55,32 @@ def _advance(provider: MockProvider, body: bytes) -> Told:
     if seconds is None:
         raise ValueError('say how far: {"s": 1.5}')
     clock.advance(seconds)
-    return 200, {"now_s": clock.now() - provider.world.started_at}
+    return 200, {"now_s": clock.now() - provider.accounts.started_at}
 
 
-def _add_faults(provider: MockProvider, body: bytes) -> Told:
+def _add_faults(provider: MockProvider, body: bytes) -> ControlReply:
     faults = read_faults(parse(body))
     provider.inject(*faults)
     return 200, {"faults": len(faults)}
 
 
-def _add_scripts(provider: MockProvider, body: bytes) -> Told:
+def _add_scripts(provider: MockProvider, body: bytes) -> ControlReply:
     scripts = read_scripts(parse(body))
     provider.add_scripts(scripts)
     return 200, {"scripts": len(scripts)}
 
 
-def _clear_faults(provider: MockProvider, _body: bytes) -> Told:
+def _clear_faults(provider: MockProvider, _body: bytes) -> ControlReply:
     provider.clear_faults()
     return 200, {"faults": 0}
 
 
-def _clear_scripts(provider: MockProvider, _body: bytes) -> Told:
+def _clear_scripts(provider: MockProvider, _body: bytes) -> ControlReply:
     provider.clear_scripts()
     return 200, {"scripts": 0}
 
 
-_ACTIONS: Final[Mapping[tuple[str, str], Callable[[MockProvider, bytes], Told]]] = {
+_ACTIONS: Final[Mapping[tuple[str, str], Callable[[MockProvider, bytes], ControlReply]]] = {
     ("GET", "state"): _state,
     ("POST", "reset"): _reset,
     ("POST", "advance"): _advance,
@@ -91,7 +91,7 @@ _ACTIONS: Final[Mapping[tuple[str, str], Callable[[MockProvider, bytes], Told]]]
 }
 
 
-def _turn_key(provider: MockProvider, method: str, path: str) -> Told:
+def _turn_key(provider: MockProvider, method: str, path: str) -> ControlReply:
     name, _, action = path.removeprefix("keys/").rpartition("/")
     if method != "POST" or action not in ("revoke", "restore"):
         return _wrong(404, "keys: POST /_mock/keys/{name}/revoke or /restore")
@@ -102,5 +102,5 @@ def _turn_key(provider: MockProvider, method: str, path: str) -> Told:
     return 200, {"revoked": action == "revoke"}
 
 
-def _wrong(status: int, message: str) -> Told:
+def _wrong(status: int, message: str) -> ControlReply:
     return status, {"error": {"message": message, "type": "mock_control_error"}}

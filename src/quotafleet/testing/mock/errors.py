@@ -7,12 +7,16 @@ templates are exact. A text the sources only describe is marked *paraphrased*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from .bucket import go_ms
 
+# Limits of one embeddings request.
+MAX_INPUTS: Final = 2_048
+MAX_INPUT_TOKENS: Final = 8_192
+MAX_REQUEST_TOKENS: Final = 300_000
 _LIMITS_PAGE = "Visit https://platform.openai.com/account/rate-limits to learn more."
 _KINDS: Final[Mapping[type, str]] = {
     bool: "a boolean",
@@ -30,13 +34,14 @@ _ADD_PAYMENT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class MockError:
     """An error answer: HTTP status and the four fields of OpenAI's `error` object.
 
     Attributes:
         reason: the name under which the mock counts it.
-        retry_after_s: seconds that `retry-after` is made of; None = no such header.
+        retry_after_s: seconds for the header `retry-after`; ``None``: no such header.
         limited: rate-limit headers go with it.
+        body: a whole body in place of the `error` object.
     """
 
     status: int
@@ -47,10 +52,11 @@ class Problem:
     reason: str
     retry_after_s: float | None = None
     limited: bool = False
+    body: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
+class LimitOwner:
     """Who was refused, as the texts name it: the model asked for, its owner, the shared limit."""
 
     model: str
@@ -66,7 +72,7 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shortage:
+class LimitShortage:
     """Which limit was short, in the provider's own units."""
 
     label: str  # as in "tokens per min (TPM)"
@@ -76,14 +82,16 @@ class Shortage:
     requested: int
     period_s: float
     reason: str
+    scale: float = 1.0  # factor on the delay that the text states
 
     @property
     def delay_s(self) -> float:
         """Seconds the text asks to wait; published texts reproduce exactly (12 of 12)."""
-        return (self.used + self.requested - self.limit) * self.period_s / self.limit
+        short = self.used + self.requested - self.limit
+        return short * self.period_s / self.limit * self.scale
 
 
-def rate_limited(where: Where, short: Shortage, wait_s: float) -> Problem:
+def rate_limited(where: LimitOwner, short: LimitShortage, wait_s: float) -> MockError:
     """429: a bucket holds less than the request needs."""
     message = (
         f"Rate limit reached for {where} on {short.label}: Limit {short.limit},"
@@ -94,13 +102,13 @@ def rate_limited(where: Where, short: Shortage, wait_s: float) -> Problem:
     return _limit_problem(short, message, wait_s)
 
 
-def untold(problem: Problem) -> Problem:
-    """Return a refusal that tells neither which limit nor how long."""
+def unstated(problem: MockError) -> MockError:
+    """Return a refusal that states neither the limit nor a delay."""
     text = "Rate limit exceeded, please try again later."
     return replace(problem, message=text, retry_after_s=None, limited=False)
 
 
-def dalle_limited(where: Where, short: Shortage, wait_s: float) -> Problem:
+def dalle_limited(where: LimitOwner, short: LimitShortage, wait_s: float) -> MockError:
     """429 of the DALL-E models, which state no time to wait."""
     message = (
         f"Rate limit exceeded for images per minute in organization {where.org}."
@@ -109,7 +117,7 @@ def dalle_limited(where: Where, short: Shortage, wait_s: float) -> Problem:
     return _limit_problem(short, message, wait_s)
 
 
-def too_large(where: Where, short: Shortage) -> Problem:
+def too_large(where: LimitOwner, short: LimitShortage) -> MockError:
     """429: the request needs more than the whole bucket; waiting will never help."""
     message = (
         f"Request too large for {where} on {short.label}: Limit {short.limit},"
@@ -120,9 +128,9 @@ def too_large(where: Where, short: Shortage) -> Problem:
 
 
 def _limit_problem(
-    short: Shortage, message: str, wait_s: float | None, *, reason: str | None = None
-) -> Problem:
-    return Problem(
+    short: LimitShortage, message: str, wait_s: float | None, *, reason: str | None = None
+) -> MockError:
+    return MockError(
         status=429,
         type=short.type,
         code="rate_limit_exceeded",
@@ -133,8 +141,8 @@ def _limit_problem(
     )
 
 
-def _invalid(status: int, code: str | None, message: str, param: str | None = None) -> Problem:
-    return Problem(
+def _invalid(status: int, code: str | None, message: str, param: str | None = None) -> MockError:
+    return MockError(
         status=status,
         type="invalid_request_error",
         code=code,
@@ -144,7 +152,7 @@ def _invalid(status: int, code: str | None, message: str, param: str | None = No
     )
 
 
-def invalid_api_key(secret: str) -> Problem:
+def invalid_api_key(secret: str) -> MockError:
     """401: unknown or revoked key; the text shows its first 8 and last 4 characters."""
     hidden = "*" * max(3, len(secret) - 12)
     shown = f"{secret[:8]}{hidden}{secret[-4:]}" if len(secret) > 12 else "*" * len(secret)
@@ -156,7 +164,7 @@ def invalid_api_key(secret: str) -> Problem:
     )
 
 
-def no_api_key() -> Problem:
+def no_api_key() -> MockError:
     """401: no `Authorization: Bearer` header at all."""
     return _invalid(
         401,
@@ -169,14 +177,14 @@ def no_api_key() -> Problem:
     )
 
 
-def ip_not_authorized() -> Problem:
+def ip_not_authorized() -> MockError:
     """401: the key may only be used from certain addresses (paraphrased)."""
     return _invalid(
         401, "ip_not_authorized", "Your IP address is not authorized to access this API key."
     )
 
 
-def model_not_found(model: str, *, responses: bool = False) -> Problem:
+def model_not_found(model: str, *, responses: bool = False) -> MockError:
     """404, or 400 on Responses: no such model."""
     if responses:
         return _invalid(
@@ -189,14 +197,14 @@ def model_not_found(model: str, *, responses: bool = False) -> Problem:
     )
 
 
-def model_denied(project: str, model: str) -> Problem:
+def model_denied(project: str, model: str) -> MockError:
     """403: the model exists, this project may not use it."""
     return _invalid(
         403, "model_not_found", f"Project `{project}` does not have access to model `{model}`"
     )
 
 
-def context_length(limit: int, asked: int, *, responses: bool = False) -> Problem:
+def context_length(limit: int, asked: int, *, responses: bool = False) -> MockError:
     """400: the input alone is longer than the model can read."""
     if responses:
         message = (
@@ -211,7 +219,7 @@ def context_length(limit: int, asked: int, *, responses: bool = False) -> Proble
     return _invalid(400, "context_length_exceeded", message, "messages")
 
 
-def bad_json() -> Problem:
+def bad_json() -> MockError:
     """400: the body is not JSON."""
     return _invalid(
         400,
@@ -223,14 +231,14 @@ def bad_json() -> Problem:
     )
 
 
-def missing_parameter(name: str) -> Problem:
+def missing_parameter(name: str) -> MockError:
     """400: a required parameter is not there."""
     return _invalid(
         400, "missing_required_parameter", f"Missing required parameter: '{name}'.", name
     )
 
 
-def invalid_type(name: str, expected: str, got: object) -> Problem:
+def invalid_type(name: str, expected: str, got: object) -> MockError:
     """400: a parameter of the wrong kind."""
     kind = _KINDS.get(type(got), "something else")
     return _invalid(
@@ -241,12 +249,12 @@ def invalid_type(name: str, expected: str, got: object) -> Problem:
     )
 
 
-def no_model() -> Problem:
+def no_model() -> MockError:
     """400: the body names no model."""
     return _invalid(400, None, "you must provide a model parameter")
 
 
-def out_of_range(name: str, kind: str, bound: str, got: object) -> Problem:
+def out_of_range(name: str, kind: str, bound: str, got: object) -> MockError:
     """400: a number outside its range, such as `("n", "integer", ">= 1", 0)`."""
     side = "below minimum" if bound.startswith(">") else "above maximum"
     return _invalid(
@@ -257,19 +265,57 @@ def out_of_range(name: str, kind: str, bound: str, got: object) -> Problem:
     )
 
 
-def no_such_url(method: str, path: str) -> Problem:
+def embedding_inputs(texts: Sequence[int]) -> MockError | None:
+    """400 for inputs beyond the embeddings' limits; `texts` are their lengths in tokens.
+
+    At most 2,048 inputs, 8,192 tokens an input, 300,000 tokens a request, and no empty text (OpenAI
+    API reference, 2026; the texts for too many and for empty inputs are paraphrased).
+    """
+    if len(texts) > MAX_INPUTS:
+        message = (
+            f"Invalid 'input': array too long. Expected an array with maximum length {MAX_INPUTS},"
+            f" but got an array with length {len(texts)} instead."
+        )
+        return _invalid(400, "array_above_max_length", message, "input")
+    if not all(texts):
+        return _invalid(400, None, "Invalid 'input': input cannot be an empty string.", "input")
+    longest, total = max(texts, default=0), sum(texts)
+    if longest > MAX_INPUT_TOKENS:
+        message = (
+            f"This model's maximum context length is {MAX_INPUT_TOKENS} tokens, however you"
+            f" requested {longest} tokens ({longest} in your prompt; 0 for the completion). Please"
+            " reduce your prompt; or completion length."
+        )
+        return _invalid(400, None, message)
+    if total > MAX_REQUEST_TOKENS:
+        code = "max_tokens_per_request"
+        message = f"Requested {total} tokens, max {MAX_REQUEST_TOKENS} tokens per request"
+        return replace(_invalid(400, code, message), type=code)
+    return None
+
+
+def refusal(
+    status: int, code: str | None, message: str, body: Mapping[str, object] | None
+) -> MockError:
+    """Return an error of any status; under 200 it is one that the status hides."""
+    return MockError(
+        status=status, type=None, code=code, message=message, reason="refusal", body=body
+    )
+
+
+def no_such_url(method: str, path: str) -> MockError:
     """404: the API has no such path."""
     return _invalid(404, None, f"Invalid URL ({method} {path})")
 
 
-def no_such_file(file_id: str) -> Problem:
+def no_such_file(file_id: str) -> MockError:
     """404: no file of that id."""
     return _invalid(404, None, f"No such File object: {file_id}", "id")
 
 
-def slow_down(retry_after_s: float = 15.0) -> Problem:
+def slow_down(retry_after_s: float = 15.0) -> MockError:
     """429: traffic rose too fast, though it is under every limit (paraphrased)."""
-    return Problem(
+    return MockError(
         status=429,
         type="rate_limit_error",
         code="slow_down",
@@ -282,9 +328,9 @@ def slow_down(retry_after_s: float = 15.0) -> Problem:
     )
 
 
-def overloaded(retry_after_s: float | None = None) -> Problem:
+def overloaded(retry_after_s: float | None = None) -> MockError:
     """503: the model has too much to do, for everybody (paraphrased)."""
-    return Problem(
+    return MockError(
         status=503,
         type="service_unavailable_error",
         code="server_is_overloaded",
@@ -294,9 +340,9 @@ def overloaded(retry_after_s: float | None = None) -> Problem:
     )
 
 
-def engine_overloaded() -> Problem:
+def engine_overloaded() -> MockError:
     """429: the overload answer of earlier years."""
-    return Problem(
+    return MockError(
         status=429,
         type="requests",
         code=None,
@@ -305,9 +351,9 @@ def engine_overloaded() -> Problem:
     )
 
 
-def model_overloaded() -> Problem:
+def model_overloaded() -> MockError:
     """503: the overload answer of earlier years, in its other wording."""
-    return Problem(
+    return MockError(
         status=503,
         type="server_error",
         code=None,
@@ -316,9 +362,9 @@ def model_overloaded() -> Problem:
     )
 
 
-def server_error() -> Problem:
+def server_error() -> MockError:
     """500."""
-    return Problem(
+    return MockError(
         status=500,
         type="server_error",
         code=None,
@@ -327,9 +373,9 @@ def server_error() -> Problem:
     )
 
 
-def resource_unavailable() -> Problem:
+def resource_unavailable() -> MockError:
     """429: no capacity for `service_tier=flex` now; not billed."""
-    return Problem(
+    return MockError(
         status=429,
         type=None,
         code="resource_unavailable",
@@ -338,13 +384,13 @@ def resource_unavailable() -> Problem:
     )
 
 
-def _no_quota(code: str, message: str) -> Problem:
-    return Problem(
+def _no_quota(code: str, message: str) -> MockError:
+    return MockError(
         status=429, type="insufficient_quota", code=code, message=message, reason="quota"
     )
 
 
-def credit_balance_exhausted() -> Problem:
+def credit_balance_exhausted() -> MockError:
     """429: the organisation's prepaid credits are used up."""
     return _no_quota(
         "credit_balance_exhausted",
@@ -353,7 +399,7 @@ def credit_balance_exhausted() -> Problem:
     )
 
 
-def organization_spend_limit_exceeded() -> Problem:
+def organization_spend_limit_exceeded() -> MockError:
     """429: the hard limit the organisation set itself (paraphrased)."""
     return _no_quota(
         "organization_spend_limit_exceeded",
@@ -362,7 +408,7 @@ def organization_spend_limit_exceeded() -> Problem:
     )
 
 
-def project_spend_limit_exceeded() -> Problem:
+def project_spend_limit_exceeded() -> MockError:
     """429: the hard limit of one project; its siblings go on (paraphrased)."""
     return _no_quota(
         "project_spend_limit_exceeded",
@@ -371,7 +417,7 @@ def project_spend_limit_exceeded() -> Problem:
     )
 
 
-def organization_usage_limit_exceeded() -> Problem:
+def organization_usage_limit_exceeded() -> MockError:
     """429: the monthly usage that the provider approved (paraphrased)."""
     return _no_quota(
         "organization_usage_limit_exceeded",
@@ -379,7 +425,7 @@ def organization_usage_limit_exceeded() -> Problem:
     )
 
 
-def insufficient_quota() -> Problem:
+def insufficient_quota() -> MockError:
     """429: the quota answer that most clients know."""
     return _no_quota(
         "insufficient_quota",
@@ -389,9 +435,9 @@ def insufficient_quota() -> Problem:
     )
 
 
-def billing_not_active() -> Problem:
+def billing_not_active() -> MockError:
     """429: the account cannot be billed."""
-    return Problem(
+    return MockError(
         status=429,
         type="billing_not_active",
         code="billing_not_active",
@@ -400,9 +446,9 @@ def billing_not_active() -> Problem:
     )
 
 
-def billing_hard_limit_reached() -> Problem:
+def billing_hard_limit_reached() -> MockError:
     """400: the quota answer of the images endpoint."""
-    return Problem(
+    return MockError(
         status=400,
         type="billing_limit_user_error",
         code="billing_hard_limit_reached",
@@ -411,7 +457,7 @@ def billing_hard_limit_reached() -> Problem:
     )
 
 
-def invalid_service_tier() -> Problem:
+def invalid_service_tier() -> MockError:
     """400: this project may not use the service tier it asked for."""
     return _invalid(
         400,
@@ -422,9 +468,9 @@ def invalid_service_tier() -> Problem:
     )
 
 
-def unsupported_country() -> Problem:
+def unsupported_country() -> MockError:
     """403: the request comes from where the API is not offered."""
-    return Problem(
+    return MockError(
         status=403,
         type="request_forbidden",
         code="unsupported_country_region_territory",
@@ -434,7 +480,7 @@ def unsupported_country() -> Problem:
 
 
 # Answers that need no facts of the request, by the name a fault gives them.
-FIXED: Final[Mapping[str, Callable[[], Problem]]] = {
+FIXED: Final[Mapping[str, Callable[[], MockError]]] = {
     "billing_hard_limit_reached": billing_hard_limit_reached,
     "billing_not_active": billing_not_active,
     "credit_balance_exhausted": credit_balance_exhausted,

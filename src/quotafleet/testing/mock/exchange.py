@@ -1,21 +1,22 @@
-"""One request and its answer, from admission to the last byte."""
+"""One request and its answer, and the tables by which a provider's API reads and writes them.
+
+A `Dialect` is a table of routes, a writer of headers and a writer of errors; limits, faults and the
+clock beneath are the same for all. The package `openai` has OpenAI's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from .cost import PROFILES, Profile
-from .errors import Problem
-from .faults import Fault
-from .scripts import Answer
-
-if TYPE_CHECKING:
-    from .call import Call
-    from .dialect import Route
-    from .provider import MockProvider
-    from .world import KeyState, Lane
+from .accounts import AccountStates, KeyState, LimitChain
+from .call import Endpoint, MockCall, MockRequest
+from .cost import PROFILES, CostProfile
+from .errors import MockError
+from .faults import MockFault
+from .scripts import MockAnswer
+from .settings import MockSettings
 
 Drop: TypeAlias = Literal["reset", "timeout", "truncate"]
 Headers: TypeAlias = list[tuple[str, str]]
@@ -31,11 +32,24 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class StreamEvent:
     """A piece of a streamed body, and the tokens of the answer that it carries."""
 
     data: bytes
     tokens: int = 0
+
+
+class ExchangeHost(Protocol):
+    """What an exchange needs of its provider."""
+
+    seed: int
+    settings: MockSettings
+    dialect: Dialect
+    accounts: AccountStates
+
+    def settle(self, exchange: Exchange, output_tokens: int, *, aborted: bool) -> None:
+        """Complete an admitted call."""
+        ...
 
 
 class Exchange:
@@ -65,6 +79,7 @@ class Exchange:
         "admitted_at",
         "answers",
         "call",
+        "chain",
         "cost",
         "done",
         "drop",
@@ -72,7 +87,6 @@ class Exchange:
         "final_levels",
         "hold_s",
         "key",
-        "lane",
         "latency_s",
         "number",
         "output_tokens",
@@ -83,32 +97,32 @@ class Exchange:
         "ttft_s",
     )
 
-    def __init__(self, provider: MockProvider, call: Call, number: int, now: float) -> None:
+    def __init__(self, provider: ExchangeHost, call: MockCall, number: int, now: float) -> None:
         self._provider = provider
         self.call = call
         self.number = number
         self.admitted_at = now
         self.status = 200
-        self.route: Route | None = None
+        self.route: MockRoute | None = None
         self.key: KeyState | None = None
-        self.lane: Lane | None = None
-        self.profile: Profile = PROFILES["requests_only"]
-        self.problem: Problem | None = None
-        self.fault: Fault | None = None
+        self.chain: LimitChain | None = None
+        self.profile: CostProfile = PROFILES["requests_only"]
+        self.problem: MockError | None = None
+        self.fault: MockFault | None = None
         self.drop: Drop | None = None
         self.hold_s = 0.0
         self.ttft_s = 0.0
         self.latency_s = 0.0
         self.output_tokens = 0
         self.cost = 0
-        self.answers: tuple[Answer, ...] = ()
+        self.answers: tuple[MockAnswer, ...] = ()
         self.done = False
         self._levels: Levels = ()
         self.final_levels: Levels = ()
         self._produced = 0
         self._result: Payload | None = None
 
-    def refuse(self, problem: Problem, levels: Levels = ()) -> None:
+    def refuse(self, problem: MockError, levels: Levels = ()) -> None:
         """Make this an error answer."""
         self.problem = problem
         self.status = problem.status
@@ -142,7 +156,7 @@ class Exchange:
         return self.final_levels if late and self.final_levels else self._levels
 
     @property
-    def provider(self) -> MockProvider:
+    def provider(self) -> ExchangeHost:
         """The provider that this belongs to."""
         return self._provider
 
@@ -165,7 +179,7 @@ class Exchange:
             self._result = self.route.write(self)
         return self._result
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[StreamEvent]:
         """Write the streamed body piece by piece, and break it where a fault says so."""
         route, fault = self.route, self.fault
         assert route is not None
@@ -196,3 +210,56 @@ class Exchange:
             self.done = True
             self.output_tokens = self._produced if produced is None else produced
             self._provider.settle(self, self.output_tokens, aborted=True)
+
+
+class StreamWriter(Protocol):
+    """Writes an answer as a stream of events."""
+
+    def events(self, exchange: Exchange) -> Iterator[StreamEvent]:
+        """Write the whole stream."""
+        ...
+
+    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[StreamEvent]:
+        """Write the error that ends a stream after `sequence` events."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MockRoute:
+    """An endpoint: how its request is read, charged and answered.
+
+    Attributes:
+        read: makes a call of a request; the second argument is the rest of the path.
+        write: writes the body of an answer.
+        perform: answers at admission instead, for what is neither generated nor metered.
+        stream: writes streams; None = the endpoint has none.
+        profile: the usual cost profile.
+        rate_headers: rate-limit headers go with the answer.
+        flaw_headers: they go with a 400 about parameters too.
+        headers_at_completion: headers of an answer that is not streamed show the state after it.
+        generates: the answer is made of tokens, which take time.
+    """
+
+    endpoint: Endpoint
+    read: Callable[[MockRequest, str], MockCall | MockError]
+    write: Callable[[Exchange], Payload]
+    perform: Callable[[AccountStates, MockCall], Payload | MockError] | None = None
+    stream: StreamWriter | None = None
+    profile: str = "requests_only"
+    rate_headers: bool = True
+    flaw_headers: bool = True
+    headers_at_completion: bool = False
+    generates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One provider's manner of speaking."""
+
+    name: str
+    routes: Mapping[Endpoint, MockRoute]
+    find: Callable[[str, str], tuple[MockRoute, str] | None]
+    headers: Callable[[Exchange], Headers]
+    error_body: Callable[[MockError], Payload]
+    no_route: Callable[[str, str], MockError]
+    no_key: Callable[[], MockError]

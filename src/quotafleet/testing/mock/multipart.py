@@ -14,19 +14,19 @@ _FILENAME: Final = re.compile(r'filename="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class MultipartForm:
     """The fields of a form by name, and its files."""
 
     fields: dict[str, object] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
 
 
-def read_form(content_type: str, body: bytes) -> Form | None:
+def read_form(content_type: str, body: bytes) -> MultipartForm | None:
     """Parse a form; None if it is not one."""
     found = _BOUNDARY.search(content_type)
     if found is None or not content_type.startswith("multipart/form-data"):
         return None
-    form = Form()
+    form = MultipartForm()
     mark = b"\r\n--" + found[1].encode("latin-1")
     for part in (b"\r\n" + body).split(mark)[1:]:
         if part.startswith(b"--"):
@@ -35,7 +35,7 @@ def read_form(content_type: str, body: bytes) -> Form | None:
     return form
 
 
-def _read_part(part: bytes, form: Form) -> None:
+def _read_part(part: bytes, form: MultipartForm) -> None:
     head, _, data = part.partition(b"\r\n\r\n")
     described = next(
         (line for line in head.split(b"\r\n") if line.lower().startswith(b"content-disposition")),

@@ -31,18 +31,26 @@ from typing import Final
 
 from ..._clock import Clock
 from . import errors
-from .call import Call, MockRequest
-from .cost import PROFILES, Profile
-from .dialect import Dialect, Route
-from .errors import Problem, Shortage, Where
-from .exchange import Exchange, Levels
-from .faults import EVERY, REFUSING, Fault, Match, Orders
-from .fleet import Fleet
+from .accounts import (
+    DIMENSIONS,
+    RPM,
+    TOKEN_DIMENSIONS,
+    AccountStates,
+    Cost,
+    KeyState,
+    LimitChain,
+    MeteredLimit,
+)
+from .call import MockCall, MockRequest
+from .cost import PROFILES, CostProfile
+from .errors import LimitOwner, LimitShortage, MockError
+from .exchange import Dialect, Exchange, Levels, MockRoute
+from .faults import EVERY, REFUSING, MockFault, OrderQueue, OrderT, RequestMatch
+from .fleet import MockFleet
 from .openai import OPENAI
 from .report import report
-from .scripts import Script, ToolCall, compose
+from .scripts import ScriptedAnswer, ToolCall, compose
 from .settings import MockSettings
-from .world import DIMENSIONS, RPM, TOKEN_DIMENSIONS, KeyState, Lane, Meter, World
 
 _MILLION: Final = Decimal(1_000_000)
 
@@ -60,7 +68,7 @@ class MockProvider:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: MockFleet,
         *,
         clock: Clock,
         seed: int = 0,
@@ -76,10 +84,10 @@ class MockProvider:
         self._start()
 
     def _start(self) -> None:
-        self.world = World(self.fleet, self.settings, now=self.clock.now())
+        self.accounts = AccountStates(self.fleet, self.settings, now=self.clock.now())
         self.random = Random(self.seed)
-        self.faults: Orders[Fault] = Orders()
-        self.scripts: Orders[Script] = Orders()
+        self.faults: OrderQueue[MockFault] = OrderQueue()
+        self.scripts: OrderQueue[ScriptedAnswer] = OrderQueue()
         self.received = 0
         self.admitted = 0
         self.completed = 0
@@ -99,18 +107,19 @@ class MockProvider:
             return self._refused_early(self.dialect.no_route(request.method, request.path))
         route, target = found
         call = route.read(request, target)
-        if isinstance(call, Problem):
-            known = secret in self.world.keys
+        if isinstance(call, MockError):
+            known = secret in self.accounts.keys
             return self._refused_early(call if known else errors.invalid_api_key(secret))
         return self.admit(call)
 
-    def admit(self, call: Call) -> Exchange:
+    def admit(self, call: MockCall) -> Exchange:
         """Decide on a call whose facts are known; what `begin` does after reading the request."""
         with self._lock:
             self.received += 1
             exchange = Exchange(self, call, self.received, self.clock.now())
+            self.accounts.catch_up(exchange.admitted_at)
             exchange.route = route = self.dialect.routes[call.endpoint]
-            key = self.world.keys.get(call.secret)
+            key = self.accounts.keys.get(call.secret)
             if key is None or key.revoked:
                 return self._reject(exchange, key, errors.invalid_api_key(call.secret))
             if key.spec.ip_allow is not None and call.client_ip not in key.spec.ip_allow:
@@ -125,21 +134,21 @@ class MockProvider:
         with self._lock:
             self.completed += not aborted
             self.aborted += aborted
-            lane = exchange.lane
-            if lane is None:
+            chain = exchange.chain
+            if chain is None:
                 return
-            lane.key.in_flight -= 1
+            chain.key.in_flight -= 1
             now = self.clock.now()
-            for _, bucket in lane.shown:
-                bucket.refill(now)
+            for _, limiter in chain.shown:
+                limiter.refill(now)
             if self._trues_up(exchange.profile):
-                self._true_up(lane, exchange, output_tokens, now)
-            self._bill(lane, exchange.call, output_tokens)
-            exchange.final_levels = _levels(lane)
+                self._true_up(chain, exchange, output_tokens, now)
+            self._bill(chain, exchange.call, output_tokens)
+            exchange.final_levels = chain.levels()
 
     # -- orders and reports
 
-    def inject(self, *faults: Fault) -> None:
+    def inject(self, *faults: MockFault) -> None:
         """Put faults at the end of the list of those to come."""
         with self._lock:
             self.faults.add(faults)
@@ -155,11 +164,11 @@ class MockProvider:
         *,
         tool_calls: Iterable[ToolCall] = (),
         output_tokens: int | None = None,
-        match: Match = EVERY,
+        match: RequestMatch = EVERY,
         times: int | None = 1,
     ) -> None:
         """Fix the next answer that matches: its text, its tool calls or only its length."""
-        script = Script(
+        script = ScriptedAnswer(
             text=text,
             tool_calls=tuple(tool_calls),
             output_tokens=output_tokens,
@@ -168,7 +177,7 @@ class MockProvider:
         )
         self.add_scripts((script,))
 
-    def add_scripts(self, scripts: Iterable[Script]) -> None:
+    def add_scripts(self, scripts: Iterable[ScriptedAnswer]) -> None:
         """Put scripts at the end of the list of answers to come."""
         with self._lock:
             self.scripts.add(scripts)
@@ -184,7 +193,7 @@ class MockProvider:
         Raises:
             KeyError: there is no such key.
         """
-        state = self.world.named(key)
+        state = self.accounts.named(key)
         if state is None:
             raise KeyError("no such key")
         state.revoked = revoked
@@ -197,120 +206,108 @@ class MockProvider:
     def state(self) -> dict[str, object]:
         """Report levels and counters, ready for JSON: the oracle that tests compare with."""
         with self._lock:
-            return report(self, self.clock.now())
+            now = self.clock.now()
+            self.accounts.catch_up(now)
+            counters = {
+                "received": self.received,
+                "admitted": self.admitted,
+                "completed": self.completed,
+                "aborted": self.aborted,
+                "refused": self.refused,
+                "rejected": dict(self.rejected),
+                "faults_waiting": len(self.faults),
+                "scripts_waiting": len(self.scripts),
+            }
+            return report(self.accounts, counters, now)
 
     # -- the steps of admission
 
-    def _perform(self, exchange: Exchange, route: Route, key: KeyState) -> Exchange:
+    def _perform(self, exchange: Exchange, route: MockRoute, key: KeyState) -> Exchange:
         assert route.perform is not None
-        result = route.perform(self.world, exchange.call)
-        if isinstance(result, Problem):
+        result = route.perform(self.accounts, exchange.call)
+        if isinstance(result, MockError):
             return self._reject(exchange, key, result)
         exchange.resolve(result)
         self.admitted += 1
         return exchange
 
-    def _meter(self, exchange: Exchange, route: Route, key: KeyState) -> Exchange:
+    def _meter(self, exchange: Exchange, route: MockRoute, key: KeyState) -> Exchange:
         call, now = exchange.call, exchange.admitted_at
-        fault = self.faults.pick(key.spec.name, call, self.random) if self.faults else None
-        lane = self.world.lane(key, call.model, call.ask.input_tokens, now)
+        fault = self._pick(self.faults, key, call, now) if self.faults else None
+        chain = self.accounts.chain(key, call.model, call.ask.input_tokens)
         if fault is not None:
             exchange.fault = fault
             if fault.action in REFUSING:
-                return self._fail(exchange, key, lane, fault, now)
-        if lane is None:
+                return self._fail(exchange, key, chain, fault, now)
+        if chain is None:
             responses = call.endpoint == "responses"
             problem = errors.model_not_found(call.model, responses=responses)
             return self._reject(exchange, key, problem)
-        barred = _barred(lane)
+        barred = _barred(chain)
         if barred is not None:
             return self._reject(exchange, key, barred)
-        exchange.lane = lane
-        exchange.profile = _profile(lane, route)
-        tokens = exchange.profile.estimate(call.ask, lane.spec.name)
-        short = self._charge(lane, _cost(call, tokens), now)
-        levels = _levels(lane)
+        exchange.chain = chain
+        exchange.profile = chain.profile(route.endpoint, route.profile)
+        tokens = exchange.profile.estimate(call.ask, chain.spec.name)
+        cost = _cost(call, tokens)
+        short = chain.charge(cost, now)
+        levels = chain.levels()
         if short is not None:
-            return self._reject(exchange, key, short, levels)
-        late = self._after_charge(exchange, lane, route, now)
+            problem = self._shortage(chain, short, cost)
+            return self._reject(exchange, key, problem, chain.levels())
+        late = self._after_charge(exchange, chain, route, now)
         if late is not None:
             return self._reject(exchange, key, late, levels)
         exchange.admit(tokens, levels)
-        self._count_in(lane, tokens, now)
+        self._count_in(chain, tokens, now)
         self._plan(exchange, route)
         return exchange
 
-    def _charge(self, lane: Lane, cost: tuple[int, ...], now: float) -> Problem | None:
-        """Debit every bucket, or none and say which was short."""
-        meters = lane.meters
-        short: Meter | None = None
-        for meter in meters:
-            need = cost[meter.index]
-            bucket = meter.bucket
-            bucket.refill(now)
-            if meter.burst is not None:
-                meter.burst.refill(now)
-                if meter.wait_s(need) > 0 and short is None:
-                    short = meter
-            elif need and short is None and not bucket.holds(need):
-                short = meter
-        if short is not None:
-            return self._shortage(lane, short, cost)
-        for meter in meters:
-            need = cost[meter.index]
-            if need:
-                meter.take(need)
-        return None
-
-    def _shortage(self, lane: Lane, short: Meter, cost: tuple[int, ...]) -> Problem:
-        huge = next((m for m in lane.meters if cost[m.index] > m.bucket.limit), None)
+    def _shortage(self, chain: LimitChain, short: MeteredLimit, cost: Cost) -> MockError:
+        huge = next((m for m in chain.meters if cost[m.index] > m.shown.limit), None)
         if huge is not None:
             shortage = _shortage(huge, cost[huge.index])
-            problem = errors.too_large(_where(lane, huge), shortage)
+            problem = errors.too_large(_where(chain, huge), shortage)
         else:
-            need = cost[short.index]
+            need, scale = cost[short.index], chain.rules.delay_scale
             write = errors.rate_limited
-            if short.dimension.name == "ipm" and lane.model.startswith("dall-e"):
+            if short.dimension.name == "ipm" and chain.model.startswith("dall-e"):
                 write = errors.dalle_limited
-            problem = write(_where(lane, short), _shortage(short, need), short.wait_s(need))
-        if not self.settings.tells_limits:
-            problem = errors.untold(problem)
-        if self.settings.charge_rejected:
-            for meter in lane.meters:
-                if meter.index == RPM:
-                    meter.bucket.charge_refusal()
+            shortage = _shortage(short, need, scale)
+            problem = write(_where(chain, short), shortage, short.wait_s(need) * scale)
+        if not chain.rules.stated:
+            problem = errors.unstated(problem)
+        chain.charge_refusal()
         return problem
 
     def _after_charge(
-        self, exchange: Exchange, lane: Lane, route: Route, now: float
-    ) -> Problem | None:
+        self, exchange: Exchange, chain: LimitChain, route: MockRoute, now: float
+    ) -> MockError | None:
         """Refuse what was charged already: too steep a rise, or parameters that are wrong."""
         call = exchange.call
         tokens = call.ask.input_tokens
-        if lane.ramp is not None and not lane.ramp.admits(now, tokens):
+        if chain.ramp is not None and not chain.ramp.admits(now, tokens):
             return errors.slow_down(self.random.randint(5, 30))
         flaw = call.flaw
-        if flaw is None and tokens > lane.spec.context_tokens:
+        whole = call.endpoint != "embeddings"  # these read each input by itself
+        if flaw is None and whole and tokens > chain.spec.context_tokens:
             responses = call.endpoint == "responses"
-            flaw = errors.context_length(lane.spec.context_tokens, tokens, responses=responses)
+            flaw = errors.context_length(chain.spec.context_tokens, tokens, responses=responses)
         if flaw is None:
             return None
         return replace(flaw, limited=True) if route.flaw_headers else flaw
 
-    def _count_in(self, lane: Lane, tokens: int, now: float) -> None:
+    def _count_in(self, chain: LimitChain, tokens: int, now: float) -> None:
         self.admitted += 1
-        lane.key.admitted += 1
-        lane.key.in_flight += 1
-        second = int(now - self.world.started_at)
-        for pulse in lane.pulses:
-            beat = pulse.get(second)
-            if beat is None:
-                pulse[second] = [1, tokens]
-            else:
-                beat[0] += 1
-                beat[1] += tokens
+        chain.key.admitted += 1
+        chain.key.in_flight += 1
+        second = int(now - self.accounts.started_at)
+        for seconds in chain.admitted:
+            counts = seconds.setdefault(second, [0, 0])
+            counts[0] += 1
+            counts[1] += tokens
 
-    def _plan(self, exchange: Exchange, route: Route) -> None:
+    def _plan(self, exchange: Exchange, route: MockRoute) -> None:
         """Decide what is answered and how long that takes."""
         call, settings = exchange.call, self.settings
         if route.generates:
@@ -326,12 +323,17 @@ class MockProvider:
         if exchange.fault is not None:
             _break(exchange, exchange.fault)
 
+    def _pick(
+        self, orders: OrderQueue[OrderT], key: KeyState, call: MockCall, now: float
+    ) -> OrderT | None:
+        return orders.pick(key.spec.name, call, now - self.accounts.started_at, self.random)
+
     def _draft(self, exchange: Exchange) -> int:
         """Write the answers, if the request has a body, and return their length in tokens."""
         call = exchange.call
         script = None
-        if self.scripts and exchange.lane is not None:
-            script = self.scripts.pick(exchange.lane.key.spec.name, call, self.random)
+        if self.scripts and exchange.chain is not None:
+            script = self._pick(self.scripts, exchange.chain.key, call, exchange.admitted_at)
         if call.body is None:
             return self._length(call, script, self.random)
         # From the body, not from its turn: concurrent clients get the same texts every run.
@@ -341,7 +343,7 @@ class MockProvider:
         exchange.answers = tuple(compose(call, length, script, random) for _ in range(call.ask.n))
         return sum(answer.tokens for answer in exchange.answers)
 
-    def _length(self, call: Call, script: Script | None, random: Random) -> int:
+    def _length(self, call: MockCall, script: ScriptedAnswer | None, random: Random) -> int:
         if script is not None and script.output_tokens is not None:
             return script.output_tokens
         if call.output_tokens is not None:
@@ -352,10 +354,10 @@ class MockProvider:
 
     # -- refusals
 
-    def _refused_early(self, problem: Problem) -> Exchange:
+    def _refused_early(self, problem: MockError) -> Exchange:
         with self._lock:
             self.received += 1
-            call = Call(secret="", endpoint="models")
+            call = MockCall(secret="", endpoint="models")
             exchange = Exchange(self, call, self.received, self.clock.now())
             return self._reject(exchange, None, problem)
 
@@ -363,7 +365,7 @@ class MockProvider:
         self,
         exchange: Exchange,
         key: KeyState | None,
-        problem: Problem,
+        problem: MockError,
         levels: Levels = (),
     ) -> Exchange:
         self.rejected[problem.reason] += 1
@@ -374,7 +376,12 @@ class MockProvider:
         return exchange
 
     def _fail(
-        self, exchange: Exchange, key: KeyState, lane: Lane | None, fault: Fault, now: float
+        self,
+        exchange: Exchange,
+        key: KeyState,
+        chain: LimitChain | None,
+        fault: MockFault,
+        now: float,
     ) -> Exchange:
         """Answer with the refusal that a fault orders; no bucket is touched."""
         if fault.action == "reset_conn":
@@ -386,57 +393,50 @@ class MockProvider:
             return exchange
         if fault.action == "revoke_key":
             key.revoked = True
-        exchange.lane = lane
-        if lane is not None:
-            for meter in lane.meters:
-                meter.bucket.refill(now)
+        exchange.chain = chain
+        if chain is not None:
+            for meter in chain.meters:
+                meter.refill(now)
             exchange.profile = PROFILES["chat_2025"]  # shows requests and tokens
-        problem = _ordered(fault, exchange.call, lane)
-        return self._reject(exchange, key, problem, _levels(lane) if lane else ())
+        problem = _ordered(fault, exchange.call, chain)
+        return self._reject(exchange, key, problem, chain.levels() if chain else ())
 
     # -- completion
 
-    def _trues_up(self, profile: Profile) -> bool:
+    def _trues_up(self, profile: CostProfile) -> bool:
         return profile.true_up if self.settings.true_up is None else self.settings.true_up
 
-    def _true_up(self, lane: Lane, exchange: Exchange, output_tokens: int, now: float) -> None:
+    def _true_up(
+        self, chain: LimitChain, exchange: Exchange, output_tokens: int, now: float
+    ) -> None:
         """Debit what the call used beyond its estimate, or give back the rest."""
         extra = exchange.call.ask.input_tokens + output_tokens - exchange.cost
-        for meter in lane.meters:
+        for meter in chain.meters:
             if meter.index in TOKEN_DIMENSIONS:
-                meter.bucket.refill(now)
+                meter.refill(now)
                 meter.take(extra)
 
-    def _bill(self, lane: Lane, call: Call, output_tokens: int) -> None:
-        spec = lane.spec
+    def _bill(self, chain: LimitChain, call: MockCall, output_tokens: int) -> None:
+        spec = chain.spec
         if spec.input_usd or spec.output_usd:
             usd = spec.input_usd * call.ask.input_tokens + spec.output_usd * output_tokens
-            lane.key.org.spend(usd / _MILLION)
-            lane.key.project.month_spend_usd += usd / _MILLION
+            chain.key.org.spend(usd / _MILLION)
+            chain.key.project.month_spend_usd += usd / _MILLION
 
 
-def _cost(call: Call, tokens: int) -> tuple[int, ...]:
+def _cost(call: MockCall, tokens: int) -> Cost:
     """Return what the call takes from each dimension, in the order of `DIMENSIONS`."""
     if call.endpoint == "images":
         return (1, 1, 0, call.ask.n, tokens, tokens)
     return (1, 1, call.ask.images, 0, tokens, tokens)
 
 
-def _profile(lane: Lane, route: Route) -> Profile:
-    chosen = lane.spec.profiles
-    return PROFILES[chosen.get(route.endpoint, route.profile) if chosen else route.profile]
-
-
-def _levels(lane: Lane) -> Levels:
-    return tuple([bucket.level for _, bucket in lane.shown])
-
-
-def _barred(lane: Lane) -> Problem | None:
+def _barred(chain: LimitChain) -> MockError | None:
     """Refuse a model that the project may not use, and owners whose money is spent."""
-    org, project = lane.key.org, lane.key.project
+    org, project = chain.key.org, chain.key.project
     allowed = project.spec.allowed_models
-    if allowed is not None and not allowed & {lane.model, lane.spec.name}:
-        return errors.model_denied(project.spec.id, lane.model)
+    if allowed is not None and not allowed & {chain.model, chain.spec.name}:
+        return errors.model_denied(project.spec.id, chain.model)
     if org.credits_usd is not None and org.credits_usd <= 0:
         return errors.credit_balance_exhausted()
     if _reached(org.month_spend_usd, org.spec.spend_limit_usd):
@@ -452,33 +452,34 @@ def _reached(spent: Decimal, limit: Decimal | None) -> bool:
     return limit is not None and spent >= limit
 
 
-def _where(lane: Lane, meter: Meter) -> Where:
-    where = lane.where
+def _where(chain: LimitChain, meter: MeteredLimit) -> LimitOwner:
+    where = chain.where
     if not meter.of_project:
         return where
-    return Where(
+    return LimitOwner(
         model=where.model,
         org=where.org,
-        project=lane.key.project.spec.id,
+        project=chain.key.project.spec.id,
         family=where.family,
         free=where.free,
     )
 
 
-def _shortage(meter: Meter, need: int) -> Shortage:
+def _shortage(meter: MeteredLimit, need: int, scale: float = 1.0) -> LimitShortage:
     dimension = meter.dimension
-    return Shortage(
+    return LimitShortage(
         label=dimension.label,
         type=dimension.type,
-        limit=round(meter.bucket.limit),
-        used=meter.bucket.used,
+        limit=round(meter.shown.limit),
+        used=meter.shown.used,
         requested=need,
-        period_s=meter.bucket.period_s,
+        period_s=meter.shown.period_s,
         reason=dimension.name,
+        scale=scale,
     )
 
 
-def _break(exchange: Exchange, fault: Fault) -> None:
+def _break(exchange: Exchange, fault: MockFault) -> None:
     match fault.action:
         case "timeout":
             exchange.drop, exchange.hold_s, exchange.status = "timeout", fault.seconds, 0
@@ -488,15 +489,15 @@ def _break(exchange: Exchange, fault: Fault) -> None:
             pass
 
 
-def _ordered(fault: Fault, call: Call, lane: Lane | None) -> Problem:
+def _ordered(fault: MockFault, call: MockCall, chain: LimitChain | None) -> MockError:
     """Return the refusal that a fault orders, with the numbers of the lane it befalls."""
     match fault.action:
         case "429_rpm":
-            problem = _as_if_short(RPM, call, lane)
+            problem = _as_if_short(RPM, call, chain)
         case "429_tpm":
-            problem = _as_if_short(TOKEN_DIMENSIONS[0], call, lane)
+            problem = _as_if_short(TOKEN_DIMENSIONS[0], call, chain)
         case "too_large":
-            limit, where, shortage = _invented(TOKEN_DIMENSIONS[0], call, lane)
+            limit, where, shortage = _invented(TOKEN_DIMENSIONS[0], call, chain)
             problem = errors.too_large(where, replace(shortage, requested=limit + 1))
         case "slow_down":
             problem = errors.slow_down()
@@ -506,6 +507,8 @@ def _ordered(fault: Fault, call: Call, lane: Lane | None) -> Problem:
             problem = errors.invalid_api_key(call.secret)
         case "quota":
             problem = errors.FIXED[fault.code or "insufficient_quota"]()
+        case "refuse":
+            problem = errors.refusal(fault.status, fault.code, fault.message, fault.body)
         case "error" if fault.code is not None:
             problem = errors.FIXED[fault.code]()
         case _:
@@ -515,19 +518,21 @@ def _ordered(fault: Fault, call: Call, lane: Lane | None) -> Problem:
     return replace(problem, retry_after_s=fault.retry_after_s)
 
 
-def _as_if_short(index: int, call: Call, lane: Lane | None) -> Problem:
+def _as_if_short(index: int, call: MockCall, chain: LimitChain | None) -> MockError:
     """Refuse as if the bucket were empty."""
-    _, where, shortage = _invented(index, call, lane)
+    _, where, shortage = _invented(index, call, chain)
     return errors.rate_limited(where, shortage, shortage.delay_s)
 
 
-def _invented(index: int, call: Call, lane: Lane | None) -> tuple[int, Where, Shortage]:
+def _invented(
+    index: int, call: MockCall, chain: LimitChain | None
+) -> tuple[int, LimitOwner, LimitShortage]:
     """Describe an empty bucket of that dimension, though there may be none."""
-    meter = lane.meter(index) if lane is not None else None
+    meter = chain.meter(index) if chain is not None else None
     dimension = DIMENSIONS[index]
-    limit = round(meter.bucket.limit) if meter is not None else 500
-    where = lane.where if lane is not None else Where(model=call.model, org="org-mock")
-    shortage = Shortage(
+    limit = round(meter.shown.limit) if meter is not None else 500
+    where = chain.where if chain is not None else LimitOwner(model=call.model, org="org-mock")
+    shortage = LimitShortage(
         label=dimension.label,
         type=dimension.type,
         limit=limit,

@@ -1,37 +1,28 @@
-"""What the provider tells about itself: the oracle that a client's behaviour is judged by."""
+"""The provider's own report: the oracle by which a client's behavior is judged."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+from .accounts import AccountStates, KeyState, MeteredLimit
 from .bucket import go_ms, remaining
-from .world import KeyState, Meter, World
-
-if TYPE_CHECKING:
-    from .provider import MockProvider
 
 
-def report(provider: MockProvider, now: float) -> dict[str, object]:
-    """Return levels and counters, ready for JSON; secrets are not in it, names of keys are."""
-    world = provider.world
-    for meter in world.meters.values():
-        meter.bucket.refill(now)
+def report(
+    accounts: AccountStates, counters: Mapping[str, object], now: float
+) -> dict[str, object]:
+    """Return levels and counters, ready for JSON, with keys' names and without their secrets."""
+    for meter in accounts.meters.values():
+        meter.refill(now)
     return {
-        "now_s": now - world.started_at,
-        "received": provider.received,
-        "admitted": provider.admitted,
-        "completed": provider.completed,
-        "aborted": provider.aborted,
-        "refused": provider.refused,
-        "rejected": dict(provider.rejected),
-        "faults_waiting": len(provider.faults),
-        "scripts_waiting": len(provider.scripts),
-        "keys": {key.spec.name: _key(key) for key in world.keys.values()},
-        "orgs": _orgs(world),
-        "buckets": {name: _bucket(meter) for name, meter in world.meters.items()},
+        "now_s": now - accounts.started_at,
+        **counters,
+        "keys": {key.spec.name: _key(key) for key in accounts.keys.values()},
+        "orgs": _orgs(accounts),
+        "buckets": {name: _bucket(meter) for name, meter in accounts.meters.items()},
         "admitted_per_second": {
-            name: {str(second): list(beat) for second, beat in pulse.items()}
-            for name, pulse in world.pulses.items()
+            name: {str(second): list(counts) for second, counts in seconds.items()}
+            for name, seconds in accounts.admitted.items()
         },
     }
 
@@ -47,23 +38,33 @@ def _key(key: KeyState) -> dict[str, object]:
     }
 
 
-def _orgs(world: World) -> dict[str, object]:
+def _orgs(accounts: AccountStates) -> dict[str, object]:
     return {
         name: {
             "month_spend_usd": str(org.month_spend_usd),
             "credits_usd": None if org.credits_usd is None else str(org.credits_usd),
+            "co_consumers": [
+                {
+                    "admitted": one.admitted,
+                    "refused": one.refused,
+                    "requests": one.requests,
+                    "tokens": one.tokens,
+                }
+                for one in accounts.co_consumers
+                if one.chain.key.org is org
+            ],
         }
-        for name, org in world.orgs.items()
+        for name, org in accounts.orgs.items()
     }
 
 
-def _bucket(meter: Meter) -> dict[str, object]:
-    bucket = meter.bucket
+def _bucket(meter: MeteredLimit) -> dict[str, object]:
+    limiter = meter.shown
     return {
-        "limit": bucket.limit,
-        "period_s": bucket.period_s,
-        "level": bucket.level,
-        "remaining": remaining(bucket.level),
-        "used": bucket.used,
-        "reset": go_ms(bucket.wait_s(bucket.capacity)),
+        "limit": limiter.limit,
+        "period_s": limiter.period_s,
+        "level": limiter.level,
+        "remaining": remaining(limiter.level),
+        "used": limiter.used,
+        "reset": go_ms(limiter.reset_s(limiter.level)),
     }

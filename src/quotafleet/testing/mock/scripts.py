@@ -12,8 +12,8 @@ from typing import Final
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ._json import items, obj, text, utf8_len
-from .call import Call
-from .faults import EVERY, Match, explain
+from .call import MockCall
+from .faults import EVERY, RequestMatch, explain
 from .schema import smallest
 
 _SAYING: Final = (
@@ -40,7 +40,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
+class ScriptedAnswer:
     """An answer fixed beforehand, for the requests that match.
 
     Attributes:
@@ -52,19 +52,19 @@ class Script:
     text: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     output_tokens: int | None = None
-    match: Match = EVERY
+    match: RequestMatch = EVERY
     times: int | None = 1
     probability: float = 1.0
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    def concerns(self, call: Call) -> bool:
+    def concerns(self, call: MockCall) -> bool:
         """Tell whether the call generates text at all."""
         return call.endpoint in ("chat", "completions", "responses", "transcriptions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class MockAnswer:
     """One answer: its text or its tool calls, and what it counts as."""
 
     text: str
@@ -78,25 +78,27 @@ class Answer:
         return _PIECE.findall(self.text)
 
 
-def compose(call: Call, tokens: int, script: Script | None, random: Random) -> Answer:
+def compose(
+    call: MockCall, tokens: int, script: ScriptedAnswer | None, random: Random
+) -> MockAnswer:
     """Write the answer to a request with a body, `tokens` long if nothing else decides."""
     body = call.body or {}
     if script is not None and (script.tool_calls or script.text is not None):
         return _scripted(script)
     if call.ask.forced and (forced := _forced_call(body)):
-        return Answer(text="", tokens=_count(forced.arguments_json), tool_calls=(forced,))
+        return MockAnswer(text="", tokens=_count(forced.arguments_json), tool_calls=(forced,))
     if (structured := _structured(body)) is not None:
-        return Answer(text=structured, tokens=_count(structured))
+        return MockAnswer(text=structured, tokens=_count(structured))
     start = random.randrange(len(_WORDS))
     said = " ".join(_WORDS[(start + i) % len(_WORDS)] for i in range(tokens))
-    return Answer(text=said, tokens=tokens, capped=tokens == call.ask.max_tokens)
+    return MockAnswer(text=said, tokens=tokens, capped=tokens == call.ask.max_tokens)
 
 
-def _scripted(script: Script) -> Answer:
+def _scripted(script: ScriptedAnswer) -> MockAnswer:
     said = script.text or ""
     counted = _count(said) + sum(_count(one.arguments_json) for one in script.tool_calls)
     tokens = counted if script.output_tokens is None else script.output_tokens
-    return Answer(text=said, tokens=tokens, tool_calls=script.tool_calls)
+    return MockAnswer(text=said, tokens=tokens, tool_calls=script.tool_calls)
 
 
 def _count(said: str) -> int:
@@ -137,10 +139,10 @@ def _structured(body: Mapping[str, object]) -> str | None:
             return None
 
 
-_SCRIPTS: Final = TypeAdapter(tuple[Script, ...])
+_SCRIPTS: Final = TypeAdapter(tuple[ScriptedAnswer, ...])
 
 
-def read_scripts(data: object) -> tuple[Script, ...]:
+def read_scripts(data: object) -> tuple[ScriptedAnswer, ...]:
     """Read scripts from parsed JSON: one object, or an array of them.
 
     Raises:

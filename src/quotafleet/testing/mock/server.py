@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from ..._clock import SystemClock
-from .fleet import Fleet
+from .fleet import MockFleet
 from .provider import MockProvider
 from .settings import MockSettings
 
@@ -66,7 +66,7 @@ class _Address:
         return f"<{type(self).__name__} at {self.url}>"
 
 
-class Server(_Address):
+class MockServer(_Address):
     """A mock provider that listens in a thread; `provider` is the provider itself."""
 
     def __init__(self, provider: MockProvider, thread: ServerThread) -> None:
@@ -80,13 +80,13 @@ class Server(_Address):
 
 
 def serve(
-    provider: MockProvider | Fleet,
+    provider: MockProvider | MockFleet,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
     settings: MockSettings | None = None,
     seed: int = 0,
-) -> Server:
+) -> MockServer:
     """Listen in a daemon thread; the answer is a context manager that stops it.
 
     Args:
@@ -104,7 +104,7 @@ def serve(
     from ._uvicorn import ServerThread  # noqa: PLC0415  (an extra; simulations do without it)
     from .asgi import MockApp  # noqa: PLC0415
 
-    if isinstance(provider, Fleet):
+    if isinstance(provider, MockFleet):
         made = MockProvider(
             provider, clock=SystemClock(), seed=seed, settings=settings or MockSettings()
         )
@@ -114,7 +114,7 @@ def serve(
         raise ValueError("settings belong to a provider: give them to MockProvider, or a fleet")
     thread = ServerThread(MockApp(made), host, port)
     thread.start()
-    return Server(made, thread)
+    return MockServer(made, thread)
 
 
 class ServerProcess(_Address):
@@ -168,7 +168,7 @@ class ServerProcess(_Address):
 
 
 def serve_process(
-    fleet: Fleet,
+    fleet: MockFleet,
     settings: MockSettings | None = None,
     *,
     host: str = "127.0.0.1",
@@ -211,7 +211,7 @@ def serve_process(
 
 def _serve_until_told(
     pipe: Connection,
-    fleet: Fleet,
+    fleet: MockFleet,
     settings: MockSettings | None,
     host: str,
     port: int,

@@ -6,8 +6,7 @@ from typing import Final
 
 from .. import errors
 from ..call import Endpoint
-from ..dialect import Dialect, Route
-from ..exchange import Exchange, Payload
+from ..exchange import Dialect, Exchange, MockRoute, Payload
 from .account import look_up_models, use_files, write_moderation
 from .chat import ChatStream, CompletionStream, write_chat, write_completion
 from .embeddings import write_embeddings
@@ -17,6 +16,7 @@ from .read import (
     chat_ask,
     completions_ask,
     embeddings_ask,
+    embeddings_flaw,
     images_ask,
     input_ask,
     read_json,
@@ -36,7 +36,7 @@ def _already_written(exchange: Exchange) -> Payload:
     raise AssertionError(f"{exchange.call.endpoint} is answered at admission")
 
 
-_CHAT: Final = Route(
+_CHAT: Final = MockRoute(
     endpoint="chat",
     read=read_json("chat", chat_ask, requires("messages"), streams=True),
     write=write_chat,
@@ -44,7 +44,7 @@ _CHAT: Final = Route(
     profile="chat_2025",
     generates=True,
 )
-_COMPLETIONS: Final = Route(
+_COMPLETIONS: Final = MockRoute(
     endpoint="completions",
     read=read_json("completions", completions_ask, requires("prompt"), streams=True),
     write=write_completion,
@@ -52,7 +52,7 @@ _COMPLETIONS: Final = Route(
     profile="completions",
     generates=True,
 )
-_RESPONSES: Final = Route(
+_RESPONSES: Final = MockRoute(
     endpoint="responses",
     read=read_json("responses", responses_ask, requires("input"), streams=True),
     write=write_response,
@@ -62,52 +62,52 @@ _RESPONSES: Final = Route(
     headers_at_completion=True,
     generates=True,
 )
-_EMBEDDINGS: Final = Route(
+_EMBEDDINGS: Final = MockRoute(
     endpoint="embeddings",
-    read=read_json("embeddings", embeddings_ask, requires("input")),
+    read=read_json("embeddings", embeddings_ask, embeddings_flaw),
     write=write_embeddings,
     profile="embeddings",
 )
-_IMAGES: Final = Route(
+_IMAGES: Final = MockRoute(
     endpoint="images",
     read=read_json("images", images_ask, requires("prompt")),
     write=write_images,
     rate_headers=False,
 )
-_SPEECH: Final = Route(
+_SPEECH: Final = MockRoute(
     endpoint="speech",
     read=read_json("speech", input_ask, requires("input", "voice")),
     write=write_speech,
     profile="tts",
 )
-_TRANSCRIPTIONS: Final = Route(
+_TRANSCRIPTIONS: Final = MockRoute(
     endpoint="transcriptions",
     read=read_upload("transcriptions"),
     write=write_transcript,
     generates=True,
 )
-_TRANSLATIONS: Final = Route(
+_TRANSLATIONS: Final = MockRoute(
     endpoint="translations",
     read=read_upload("translations"),
     write=write_transcript,
     generates=True,
 )
-_MODERATIONS: Final = Route(
+_MODERATIONS: Final = MockRoute(
     endpoint="moderations",
     read=read_json("moderations", input_ask, requires("input")),
     write=write_moderation,
     profile="embeddings",
 )
-_MODELS: Final = Route(
+_MODELS: Final = MockRoute(
     endpoint="models",
     read=read_plain("models"),
     write=_already_written,
     perform=look_up_models,
 )
-_FILES: Final = Route(
+_FILES: Final = MockRoute(
     endpoint="files", read=read_plain("files"), write=_already_written, perform=use_files
 )
-_FILE_UPLOAD: Final = Route(
+_FILE_UPLOAD: Final = MockRoute(
     endpoint="files", read=read_upload("files"), write=_already_written, perform=use_files
 )
 
@@ -131,10 +131,10 @@ _THINGS: Final = {
     ("GET", "/v1/files/"): _FILES,
     ("DELETE", "/v1/files/"): _FILES,
 }
-_ROUTES: Final[dict[Endpoint, Route]] = {route.endpoint: route for route in _PATHS.values()}
+_ROUTES: Final[dict[Endpoint, MockRoute]] = {route.endpoint: route for route in _PATHS.values()}
 
 
-def _find(method: str, path: str) -> tuple[Route, str] | None:
+def _find(method: str, path: str) -> tuple[MockRoute, str] | None:
     """Return the route of a path, and the rest of the path."""
     route = _PATHS.get((method, path))
     if route is not None:

@@ -6,11 +6,11 @@ from typing import Final
 
 from .. import errors
 from .._json import JsonObject, dump, items, text
-from ..call import Call
-from ..errors import Problem
+from ..accounts import AccountStates
+from ..call import MockCall
+from ..errors import MockError
 from ..exchange import Exchange, Payload
-from ..fleet import ModelSpec
-from ..world import World
+from ..specs import ModelSpec
 from .ids import draw_id
 from .wire import JSON
 
@@ -31,65 +31,65 @@ _CATEGORIES: Final = (
 )
 
 
-def look_up_models(world: World, call: Call) -> Payload | Problem:
+def look_up_models(accounts: AccountStates, call: MockCall) -> Payload | MockError:
     """List the models that the key's project may use, or describe one of them."""
-    project = world.keys[call.secret].project.spec
+    project = accounts.keys[call.secret].project.spec
     usable = {
         name: spec
-        for name, spec in world.models.items()
+        for name, spec in accounts.models.items()
         if project.allowed_models is None or {name, spec.name} & project.allowed_models
     }
     if not call.target:
-        return _json(_listed([_model(world, name, spec) for name, spec in usable.items()]))
+        return _json(_listed([_model(accounts, name, spec) for name, spec in usable.items()]))
     spec = usable.get(call.target)
     if spec is None:
         return errors.model_not_found(call.target)
-    return _json(_model(world, call.target, spec))
+    return _json(_model(accounts, call.target, spec))
 
 
-def _model(world: World, name: str, spec: ModelSpec) -> JsonObject:
+def _model(accounts: AccountStates, name: str, spec: ModelSpec) -> JsonObject:
     owner = "openai" if spec.name == name else "system"
     return {
         "id": name,
         "object": "model",
-        "created": world.settings.epoch_s,
+        "created": accounts.settings.epoch_s,
         "owned_by": owner,
     }
 
 
-def use_files(world: World, call: Call) -> Payload | Problem:
+def use_files(accounts: AccountStates, call: MockCall) -> Payload | MockError:
     """Store a file, list files, or give, describe or delete one."""
     if call.method == "POST":
-        return _store(world, call)
+        return _store(accounts, call)
     if not call.target:
-        return _json(_listed([facts for facts, _ in world.files.values()]))
+        return _json(_listed([facts for facts, _ in accounts.files.values()]))
     file_id, _, part = call.target.partition("/")
-    if file_id not in world.files:
+    if file_id not in accounts.files:
         return errors.no_such_file(file_id)
-    facts, data = world.files[file_id]
+    facts, data = accounts.files[file_id]
     if call.method == "DELETE":
-        del world.files[file_id]
+        del accounts.files[file_id]
         return _json({"id": file_id, "object": "file", "deleted": True})
     if part == "content":
         return Payload(media_type="application/octet-stream", data=data)
     return _json(facts)
 
 
-def _store(world: World, call: Call) -> Payload | Problem:
+def _store(accounts: AccountStates, call: MockCall) -> Payload | MockError:
     if call.upload is None:
         return errors.missing_parameter("file")
-    world.files_made += 1
-    file_id = f"file-mock{world.files_made:020d}"
+    accounts.files_made += 1
+    file_id = f"file-mock{accounts.files_made:020d}"
     facts: JsonObject = {
         "id": file_id,
         "object": "file",
         "bytes": len(call.upload.data),
-        "created_at": world.settings.epoch_s,
+        "created_at": accounts.settings.epoch_s,
         "filename": call.upload.name,
         "purpose": text((call.body or {}).get("purpose"), "user_data"),
         "status": "processed",
     }
-    world.files[file_id] = (facts, call.upload.data)
+    accounts.files[file_id] = (facts, call.upload.data)
     return _json(facts)
 
 

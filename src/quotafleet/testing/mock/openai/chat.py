@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .._json import JsonObject, dump, obj, text
-from ..exchange import Event, Exchange, Payload
-from ..scripts import Answer
+from ..exchange import Exchange, Payload, StreamEvent
+from ..scripts import MockAnswer
 from .ids import created, draw_id
 from .wire import DONE, JSON, sse, stream_failure
 
@@ -33,7 +33,7 @@ def write_chat(exchange: Exchange) -> Payload:
 class ChatStream:
     """Writes `chat.completion.chunk`s, and the usage chunk where it was asked for."""
 
-    def events(self, exchange: Exchange) -> Iterator[Event]:
+    def events(self, exchange: Exchange) -> Iterator[StreamEvent]:
         """Write the whole stream."""
         head = _head(exchange, "chat.completion.chunk")
         counted = _wants_usage(exchange)
@@ -47,7 +47,7 @@ class ChatStream:
             yield sse({**head, "choices": [], "usage": chat_usage(exchange)})
         yield DONE
 
-    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[Event]:
+    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[StreamEvent]:
         """Write the error that ends a stream after `sequence` events."""
         return stream_failure(code)
 
@@ -68,7 +68,7 @@ def write_completion(exchange: Exchange) -> Payload:
 class CompletionStream:
     """Writes legacy completions piece by piece."""
 
-    def events(self, exchange: Exchange) -> Iterator[Event]:
+    def events(self, exchange: Exchange) -> Iterator[StreamEvent]:
         """Write the whole stream."""
         head = _head(exchange, "text_completion")
         for index, answer in enumerate(exchange.answers):
@@ -79,7 +79,7 @@ class CompletionStream:
             yield sse({**head, "choices": [], "usage": _plain_usage(exchange)})
         yield DONE
 
-    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[Event]:
+    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[StreamEvent]:
         """Write the error that ends a stream after `sequence` events."""
         return stream_failure(code)
 
@@ -137,7 +137,7 @@ def _head(exchange: Exchange, kind: str) -> JsonObject:
     return head
 
 
-def _message(exchange: Exchange, index: int, answer: Answer) -> JsonObject:
+def _message(exchange: Exchange, index: int, answer: MockAnswer) -> JsonObject:
     calls = _tool_calls(exchange, index, answer)
     message: JsonObject = {
         "role": "assistant",
@@ -148,7 +148,7 @@ def _message(exchange: Exchange, index: int, answer: Answer) -> JsonObject:
     return {**message, "tool_calls": calls} if calls else message
 
 
-def _tool_calls(exchange: Exchange, index: int, answer: Answer) -> list[JsonObject]:
+def _tool_calls(exchange: Exchange, index: int, answer: MockAnswer) -> list[JsonObject]:
     return [
         {
             "id": draw_id(exchange, "call_", f"{index}.{number}"),
@@ -159,7 +159,7 @@ def _tool_calls(exchange: Exchange, index: int, answer: Answer) -> list[JsonObje
     ]
 
 
-def _deltas(exchange: Exchange, index: int, answer: Answer) -> Iterator[tuple[JsonObject, int]]:
+def _deltas(exchange: Exchange, index: int, answer: MockAnswer) -> Iterator[tuple[JsonObject, int]]:
     """Give what each chunk adds to the message: role, text, then each call and its arguments."""
     calls = _tool_calls(exchange, index, answer)
     content = None if calls and not answer.text else ""
@@ -177,7 +177,7 @@ def _deltas(exchange: Exchange, index: int, answer: Answer) -> Iterator[tuple[Js
 
 def _chunk(
     head: JsonObject, index: int, delta: JsonObject, finish: str | None, tokens: int
-) -> Event:
+) -> StreamEvent:
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
     return sse({**head, "choices": [choice]}, tokens)
 
@@ -186,7 +186,7 @@ def _text_choice(index: int, said: str, finish: str | None) -> JsonObject:
     return {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
 
 
-def _finish(answer: Answer) -> str:
+def _finish(answer: MockAnswer) -> str:
     if answer.tool_calls:
         return "tool_calls"
     return "length" if answer.capped else "stop"

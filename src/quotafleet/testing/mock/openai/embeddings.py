@@ -29,8 +29,8 @@ def write_embeddings(exchange: Exchange) -> Payload:
 
 def _vectors(exchange: Exchange) -> list[list[float]]:
     body = exchange.call.body or {}
-    assert exchange.lane is not None
-    dimensions = whole(body.get("dimensions")) or exchange.lane.spec.dimensions
+    assert exchange.chain is not None
+    dimensions = whole(body.get("dimensions")) or exchange.chain.spec.dimensions
     return [_unit_vector(repr(one), dimensions) for one in _inputs(body.get("input"))]
 
 

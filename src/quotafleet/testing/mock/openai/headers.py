@@ -34,22 +34,22 @@ def write_headers(exchange: Exchange) -> Headers:
 
 def _limits(exchange: Exchange) -> Headers:
     """Write limit, remaining and reset of every bucket that concerns the request."""
-    lane, route, problem = exchange.lane, exchange.route, exchange.problem
-    if lane is None or route is None or not route.rate_headers:
+    chain, route, problem = exchange.chain, exchange.route, exchange.problem
+    if chain is None or route is None or not route.rate_headers:
         return []
-    if not exchange.provider.settings.tells_limits:
+    if not chain.rules.stated:
         return []
     if problem is not None and not problem.limited:
         return []
     headers: Headers = []
-    for (name, bucket), level in zip(lane.shown, exchange.levels, strict=False):
+    for (name, limiter), level in zip(chain.shown, exchange.levels, strict=False):
         if name.endswith("tokens") and not exchange.profile.counts_tokens:
             continue
         if name == "input-images" and not exchange.call.ask.images:
             continue
-        reset = go_ms((bucket.capacity - level) * bucket.period_s / bucket.limit)
-        values = (f"{bucket.limit:.0f}", str(remaining(level)), reset)
-        for kind, value in zip(_KINDS, _spoiled(exchange) or values, strict=True):
+        reset = go_ms(limiter.reset_s(level))
+        values = (f"{limiter.limit:.0f}", str(remaining(level)), reset)
+        for kind, value in zip(_KINDS, _spoiled(exchange, values), strict=True):
             headers.append((f"x-ratelimit-{kind}-{name}", value))
     return headers
 
@@ -57,21 +57,23 @@ def _limits(exchange: Exchange) -> Headers:
 _KINDS: Final = ("limit", "remaining", "reset")
 
 
-def _spoiled(exchange: Exchange) -> tuple[str, str, str] | None:
-    """Return what a fault puts in place of the numbers."""
+def _spoiled(exchange: Exchange, values: tuple[str, str, str]) -> tuple[str, str, str]:
+    """Return the values, or what a fault puts in their place."""
     match exchange.fault and exchange.fault.action:
         case "malformed_headers":
             return ("unlimited", "", "soon")
         case "negative_headers":
             return ("-1", "-1", "0")
+        case "odd_reset" if exchange.fault is not None:
+            return (*values[:2], go_ms(exchange.fault.seconds))
         case _:
-            return None
+            return values
 
 
 def _advice(exchange: Exchange) -> Headers:
     """Write when, and whether, to come again."""
     problem, settings = exchange.problem, exchange.provider.settings
-    if problem is None or problem.status < 429:
+    if problem is None:
         return []
     headers: Headers = []
     wait_s = problem.retry_after_s
@@ -79,7 +81,7 @@ def _advice(exchange: Exchange) -> Headers:
         headers.append(("retry-after", str(max(1, math.ceil(wait_s)))))
     if wait_s is not None and settings.retry_after_ms:
         headers.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
-    if settings.x_should_retry:
+    if settings.x_should_retry and problem.status >= 429:
         hopeless = problem.type == "insufficient_quota" or problem.reason == "too_large"
         headers.append(("x-should-retry", "false" if hopeless else "true"))
     return headers

@@ -21,4 +21,4 @@ def request_id(exchange: Exchange) -> str:
 def created(exchange: Exchange) -> int:
     """Return the Unix time at which the answer says it was made."""
     provider = exchange.provider
-    return provider.settings.epoch_s + int(exchange.admitted_at - provider.world.started_at)
+    return provider.settings.epoch_s + int(exchange.admitted_at - provider.accounts.started_at)

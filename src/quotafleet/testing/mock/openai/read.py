@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from .. import errors
 from .._json import dump, items, number, obj, parse, text, utf8_len, whole
-from ..call import Call, Endpoint, MockRequest
-from ..cost import Ask
-from ..errors import Problem
+from ..call import Endpoint, MockCall, MockRequest
+from ..cost import RequestSize
+from ..errors import MockError
 from ..multipart import read_form
 
 Body = Mapping[str, object]
@@ -32,14 +32,14 @@ _NAMED = {
 
 def read_json(
     endpoint: Endpoint,
-    measure: Callable[[Body], Ask],
-    flaw: Callable[[Body], Problem | None],
+    measure: Callable[[Body], RequestSize],
+    flaw: Callable[[Body], MockError | None],
     *,
     streams: bool = False,
-) -> Callable[[MockRequest, str], Call | Problem]:
+) -> Callable[[MockRequest, str], MockCall | MockError]:
     """Return a reader of JSON bodies; `measure` gives their cost, `flaw` what is wrong."""
 
-    def read(request: MockRequest, target: str) -> Call | Problem:
+    def read(request: MockRequest, target: str) -> MockCall | MockError:
         try:
             body = parse(request.body)
         except ValueError:
@@ -49,7 +49,7 @@ def read_json(
         facts = obj(body)
         if not text(facts.get("model")):
             return errors.no_model()
-        return Call(
+        return MockCall(
             secret=request.secret or "",
             endpoint=endpoint,
             model=text(facts.get("model")),
@@ -64,16 +64,16 @@ def read_json(
     return read
 
 
-def read_upload(endpoint: Endpoint) -> Callable[[MockRequest, str], Call | Problem]:
+def read_upload(endpoint: Endpoint) -> Callable[[MockRequest, str], MockCall | MockError]:
     """Return a reader of forms with a file."""
 
-    def read(request: MockRequest, target: str) -> Call | Problem:
+    def read(request: MockRequest, target: str) -> MockCall | MockError:
         form = read_form(request.headers.get("content-type", ""), request.body)
         fields = form.fields if form is not None else {}
         upload = form.uploads.get("file") if form is not None else None
         if endpoint != "files" and not text(fields.get("model")):
             return errors.no_model()
-        return Call(
+        return MockCall(
             secret=request.secret or "",
             endpoint=endpoint,
             model=text(fields.get("model")),
@@ -87,11 +87,11 @@ def read_upload(endpoint: Endpoint) -> Callable[[MockRequest, str], Call | Probl
     return read
 
 
-def read_plain(endpoint: Endpoint) -> Callable[[MockRequest, str], Call | Problem]:
+def read_plain(endpoint: Endpoint) -> Callable[[MockRequest, str], MockCall | MockError]:
     """Return a reader of requests that say all by their method and path."""
 
-    def read(request: MockRequest, target: str) -> Call | Problem:
-        return Call(
+    def read(request: MockRequest, target: str) -> MockCall | MockError:
+        return MockCall(
             secret=request.secret or "",
             endpoint=endpoint,
             client_ip=request.client_ip,
@@ -102,12 +102,12 @@ def read_plain(endpoint: Endpoint) -> Callable[[MockRequest, str], Call | Proble
     return read
 
 
-def chat_ask(body: Body) -> Ask:
+def chat_ask(body: Body) -> RequestSize:
     """Measure a chat: the text of all messages counts; roles, names and tools do not."""
     messages = items(body.get("messages"))
     size, images = _weigh(obj(message).get("content") for message in messages)
     cap = whole(body.get("max_completion_tokens")) or whole(body.get("max_tokens"))
-    return Ask(
+    return RequestSize(
         text_bytes=size,
         messages=len(messages),
         images=images,
@@ -118,10 +118,10 @@ def chat_ask(body: Body) -> Ask:
     )
 
 
-def completions_ask(body: Body) -> Ask:
+def completions_ask(body: Body) -> RequestSize:
     """Measure a legacy completion: one prompt, several, or token ids."""
     size, prompts, ids = _prompts(body.get("prompt"))
-    return Ask(
+    return RequestSize(
         text_bytes=size,
         prompts=prompts,
         token_ids=ids,
@@ -131,12 +131,12 @@ def completions_ask(body: Body) -> Ask:
     )
 
 
-def responses_ask(body: Body) -> Ask:
+def responses_ask(body: Body) -> RequestSize:
     """Measure a response: input, instructions and tools all count."""
     given = body.get("input")
     size, images = _weigh([given] if isinstance(given, str) else _input_parts(items(given)))
     tools = items(body.get("tools"))
-    return Ask(
+    return RequestSize(
         text_bytes=size + utf8_len(text(body.get("instructions"))),
         messages=1 if isinstance(given, str) else len(items(given)),
         images=images,
@@ -147,29 +147,29 @@ def responses_ask(body: Body) -> Ask:
     )
 
 
-def embeddings_ask(body: Body) -> Ask:
+def embeddings_ask(body: Body) -> RequestSize:
     """Measure embedding inputs: texts by their bytes, token ids by their number."""
     size, prompts, ids = _prompts(body.get("input"))
-    return Ask(text_bytes=size, prompts=prompts, token_ids=ids)
+    return RequestSize(text_bytes=size, prompts=prompts, token_ids=ids)
 
 
-def input_ask(body: Body) -> Ask:
+def input_ask(body: Body) -> RequestSize:
     """Measure the `input` of speech and moderations: a text, texts, or parts."""
     given = body.get("input")
     size, images = _weigh([given])
     texts = sum(utf8_len(one) for one in items(given) if isinstance(one, str))
-    return Ask(text_bytes=size + texts, images=images, prompts=max(1, len(items(given))))
+    return RequestSize(text_bytes=size + texts, images=images, prompts=max(1, len(items(given))))
 
 
-def images_ask(body: Body) -> Ask:
+def images_ask(body: Body) -> RequestSize:
     """Measure an order of pictures: how many, and the prompt."""
-    return Ask(text_bytes=utf8_len(text(body.get("prompt"))), n=_answers(body))
+    return RequestSize(text_bytes=utf8_len(text(body.get("prompt"))), n=_answers(body))
 
 
-def requires(*names: str) -> Callable[[Body], Problem | None]:
+def requires(*names: str) -> Callable[[Body], MockError | None]:
     """Return a check that these parameters are there and that numbers are in their range."""
 
-    def flaw(body: Body) -> Problem | None:
+    def flaw(body: Body) -> MockError | None:
         for name in names:
             if body.get(name) in (None, [], ""):
                 return errors.missing_parameter(name)
@@ -180,7 +180,17 @@ def requires(*names: str) -> Callable[[Body], Problem | None]:
     return flaw
 
 
-def _out_of_range(body: Body) -> Problem | None:
+def embeddings_flaw(body: Body) -> MockError | None:
+    """Check the inputs' number, their lengths and their sum."""
+    given = body.get("input")
+    several = items(given) or [given]
+    if whole(several[0]) is not None:
+        several = [several]
+    tokens = [len(items(one)) or -(-utf8_len(text(one)) // 4) for one in several]
+    return requires("input")(body) or errors.embedding_inputs(tokens)
+
+
+def _out_of_range(body: Body) -> MockError | None:
     n = whole(body.get("n"))
     if n is not None and n < 1:
         return errors.out_of_range("n", "integer", ">= 1", n)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import count
 
 from .._json import JsonObject, dump
-from ..exchange import Event, Exchange, Payload
-from ..scripts import Answer
+from ..exchange import Exchange, Payload, StreamEvent
+from ..scripts import MockAnswer
 from .chat import shares
 from .ids import created, draw_id
 from .wire import JSON, late_problem, sse
@@ -21,11 +21,11 @@ def write_response(exchange: Exchange) -> Payload:
 class ResponseStream:
     """Writes the events of a response; each carries its number in the stream."""
 
-    def events(self, exchange: Exchange) -> Iterator[Event]:
+    def events(self, exchange: Exchange) -> Iterator[StreamEvent]:
         """Write the whole stream."""
         numbers = count()
 
-        def event(kind: str, tokens: int = 0, **fields: object) -> Event:
+        def event(kind: str, tokens: int = 0, **fields: object) -> StreamEvent:
             body: JsonObject = {"type": kind, "sequence_number": next(numbers), **fields}
             return sse(body, tokens, event=kind)
 
@@ -38,7 +38,7 @@ class ResponseStream:
         done = _complete(exchange)
         yield event(f"response.{done['status']}", response=done)
 
-    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[Event]:
+    def failure(self, exchange: Exchange, code: str, sequence: int) -> Iterator[StreamEvent]:
         """Write the error after `sequence` events, and the response that failed."""
         problem = late_problem(code)
         error = {"code": problem.code or code, "message": problem.message}
@@ -53,7 +53,7 @@ class ResponseStream:
 _Step = tuple[str, int, JsonObject]
 
 
-def _item_events(answer: Answer, index: int, item: JsonObject) -> Iterator[_Step]:
+def _item_events(answer: MockAnswer, index: int, item: JsonObject) -> Iterator[_Step]:
     opened: JsonObject = {**item, "status": "in_progress"}
     if item["type"] == "message":
         opened["content"] = []
@@ -67,7 +67,7 @@ def _item_events(answer: Answer, index: int, item: JsonObject) -> Iterator[_Step
     yield "response.output_item.done", 0, {"output_index": index, "item": item}
 
 
-def _text_events(answer: Answer, index: int, item: JsonObject) -> Iterator[_Step]:
+def _text_events(answer: MockAnswer, index: int, item: JsonObject) -> Iterator[_Step]:
     place: JsonObject = {"item_id": item["id"], "output_index": index, "content_index": 0}
     yield "response.content_part.added", 0, {**place, "part": _part("")}
     text_tokens = 0 if answer.tool_calls else answer.tokens
@@ -77,7 +77,7 @@ def _text_events(answer: Answer, index: int, item: JsonObject) -> Iterator[_Step
     yield "response.content_part.done", 0, {**place, "part": _part(answer.text)}
 
 
-def _call_events(answer: Answer, index: int, item: JsonObject) -> Iterator[_Step]:
+def _call_events(answer: MockAnswer, index: int, item: JsonObject) -> Iterator[_Step]:
     place: JsonObject = {"item_id": item["id"], "output_index": index}
     arguments = item["arguments"]
     tokens = answer.tokens // len(answer.tool_calls)
