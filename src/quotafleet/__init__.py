@@ -1,5 +1,6 @@
 """quotafleet: a fleet of API keys under the LLM framework you already use."""
 
+from ._core.admission.wait_queue import Priority
 from ._core.call.retry import RetryPolicy
 from ._default import default_pool
 from ._lease import Lease
@@ -15,6 +16,7 @@ from .errors import (
     TooLarge,
     WaitTimeout,
 )
+from .explain import Explanation, explain
 from .keys import ApiKey, Scope, Secret
 from .limits import Limit, Limits
 from .owners import ModelLimits, Organization, Project
@@ -26,6 +28,7 @@ __all__ = [
     "CannotServe",
     "ConfigError",
     "Demand",
+    "Explanation",
     "KeyPool",
     "Lease",
     "Limit",
@@ -34,6 +37,7 @@ __all__ = [
     "NoUsableKey",
     "Organization",
     "PoolClosed",
+    "Priority",
     "Project",
     "QueueFull",
     "QuotafleetError",
@@ -46,4 +50,5 @@ __all__ = [
     "Usage",
     "WaitTimeout",
     "default_pool",
+    "explain",
 ]

@@ -19,6 +19,7 @@ from quotafleet import (
     NoUsableKey,
     Organization,
     PoolClosed,
+    Priority,
     Project,
     QueueFull,
     RetryPolicy,
@@ -72,7 +73,7 @@ class World:
         hold_for: float = 0.0,
         usage: Usage | None = None,
         timeout: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
     ) -> None:
         self.simulation.lease(
             demand,
@@ -263,7 +264,7 @@ class TestPriority:
 
     def test_unknown_priority_is_told(self) -> None:
         with pytest.raises(ConfigError, match=r"unknown priority 'urgent'.*interactive"):
-            World(a=Limits(rpm=60)).pool.lease(ONE, priority="urgent")
+            World(a=Limits(rpm=60)).pool.lease(ONE, priority="urgent")  # type: ignore[arg-type]
 
 
 class TestRefusal:

@@ -151,7 +151,7 @@ def test_one_process_probes_and_the_others_hear_what_came_of_it(make: Make) -> N
         eventually(lambda process=process: bool(process.sick()))  # type: ignore[misc]
     granted: list[Lease] = []
     threads = [
-        threading.Thread(target=lambda process=process: granted.append(process.lease(120.0)))  # type: ignore[misc]
+        threading.Thread(target=lambda process=process: granted.append(process.lease(120.0)))
         for process in processes
     ]
     for thread in threads:

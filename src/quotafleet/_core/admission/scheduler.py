@@ -32,7 +32,7 @@ from .effects import Grant, Reserve, Wait
 from .fleet_health import HealthTracker
 from .refusals import crowded_out, eta, hopeless, oversize, too_late, unanswered
 from .resource_fit import best_fit
-from .wait_queue import PATIENCE, Waiter, WaitQueue
+from .wait_queue import PATIENCE, Priority, Waiter, WaitQueue
 
 #: Seconds ahead that a shared store may reserve for a call; a full bucket refills in a minute.
 RESERVE_AHEAD: Final = 300.0
@@ -102,7 +102,7 @@ class Scheduler:
         demand: Demand,
         now: float,
         gives_up_at: float,
-        priority: str = "normal",
+        priority: Priority = "normal",
         pinned_key: str | None = None,
         tenant: str | None = None,
     ) -> Waiter:

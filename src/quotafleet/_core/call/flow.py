@@ -21,6 +21,7 @@ from ...outcomes import NOTHING, Kind, Observation, Outcome
 from ...usage import Demand, Usage
 from ..admission.effects import Effect, EffectResult, Grant, Release, Reserve, Send, Settle, Wait
 from ..admission.scheduler import Scheduler
+from ..admission.wait_queue import Priority
 from ..quota.reservations import ClaimAnswer
 from .retry import Attempts, RetryBudget, RetryPolicy, Verdict
 
@@ -91,7 +92,7 @@ class CallOptions:
         demand: Demand,
         wait_for: float = inf,
         deadline: float = inf,
-        priority: str = "normal",
+        priority: Priority = "normal",
         pinned_key: str | None = None,
         tenant: str | None = None,
     ) -> None:
