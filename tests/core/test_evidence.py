@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from tests.core.test_scheduling import ONE, World, answer, secret
@@ -79,8 +78,10 @@ class Calls:
 
 
 def fleet(count: int) -> World:
-    limits: dict[str, Any] = {f"o{n}": WIDE for n in range(count)}
-    return World(**limits)
+    owners = [
+        Organization(name=f"o{n}", keys=(secret(f"o{n}"),), limits=WIDE) for n in range(count)
+    ]
+    return World(*owners)
 
 
 def unavailable(world: World) -> list[tuple[str, str]]:
