@@ -16,6 +16,7 @@ from .errors import (
     TooLarge,
     WaitTimeout,
 )
+from .explain import Explanation, explain
 from .keys import ApiKey, Scope, Secret
 from .limits import Limit, Limits
 from .owners import ModelLimits, Organization, Project
@@ -27,6 +28,7 @@ __all__ = [
     "CannotServe",
     "ConfigError",
     "Demand",
+    "Explanation",
     "KeyPool",
     "Lease",
     "Limit",
@@ -48,4 +50,5 @@ __all__ = [
     "Usage",
     "WaitTimeout",
     "default_pool",
+    "explain",
 ]

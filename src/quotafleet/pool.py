@@ -521,6 +521,8 @@ class KeyPool:
         if self._merged:
             merged, self._merged = self._merged, []
             self._events.merged(merged)
+        if settle.observation is not NOTHING:
+            self._events.observed(settle)
         if self._events.listeners and settle.used is not None:
             self._events.ended(settle, self._clock.now())
 
@@ -562,10 +564,7 @@ class KeyPool:
             return status_of(self._scheduler, self._counts, self._clock.now())
 
     def revive(self, name: str | None = None) -> int:
-        """Use what was left alone again: all, or what has `name` in its name; return how many.
-
-        For a key that was unblocked, an organization that has credit again.
-        """
+        """Use again all that was left alone, or what has `name` in its name; return how many."""
         with self._lock:
             count = self._health.revive(name, self._clock.now())
         self._tell()
