@@ -20,7 +20,7 @@ NAMES = count()
 def pool(server: TestServer, namespace: str, **limits: float) -> KeyPool:
     return KeyPool(
         [
-            Organization(name=name, keys=(secret(name),), limits=Limits(**limits))  # type: ignore[arg-type]
+            Organization(name=name, keys=(secret(name),), limits=Limits(**limits))
             for name in ("a/b".replace("/", "-"), "c")
         ],
         store=RedisStore(server.url, namespace=namespace),
