@@ -17,12 +17,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    SkipValidation,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from quotafleet import KeyPool
+from quotafleet import KeyPool, Priority
 from quotafleet._default import default_pool
 from quotafleet.httpx import SENTINEL, wrap_client
 
@@ -46,7 +47,8 @@ class PooledModel(BaseModel):
     _resource: ClassVar[str]
 
     pool: Any = Field(default=None, exclude=True, repr=False)
-    priority: str | None = Field(default=None, exclude=True)
+    # `check_priority` checks it, and its error names those that there are.
+    priority: SkipValidation[Priority | None] = Field(default=None, exclude=True)
     wait_timeout: float | None = Field(default=None, exclude=True)
     deadline_after: float | None = Field(default=None, exclude=True)
     tenant: str | None = Field(
@@ -58,7 +60,7 @@ class PooledModel(BaseModel):
 
     @field_validator("priority")
     @classmethod
-    def _check_priority_quotafleet(cls, value: str | None) -> str | None:
+    def _check_priority_quotafleet(cls, value: str | None) -> Priority | None:
         """Check it now: each call would be refused for it."""
         return _validation.check_priority(value)
 

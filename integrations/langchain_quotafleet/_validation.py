@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import get_args
 
-from quotafleet import ConfigError
-from quotafleet._core.admission.wait_queue import PATIENCE
+from quotafleet import ConfigError, Priority
 
 
-def check_priority(value: str | None) -> str | None:
+def check_priority(value: str | None) -> Priority | None:
     """Return a priority.
 
     Raises:
         ConfigError: a `ValueError`; there is none of that name.
     """
-    if value is None or value in PATIENCE:
-        return value
-    raise ConfigError(f"unknown priority {value!r}", cure=f"Known: {', '.join(PATIENCE)}")
+    if value is None:
+        return None
+    known: tuple[Priority, ...] = get_args(Priority)
+    for priority in known:
+        if value == priority:
+            return priority
+    raise ConfigError(f"unknown priority {value!r}", cure=f"Known: {', '.join(known)}")
 
 
 def check_seconds(name: str, value: float | None) -> float | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NotRequired
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
 
+from quotafleet import Priority
 from quotafleet._clock import Clock, SystemClock
 
 from ._drop_in import PooledModel
@@ -49,7 +50,7 @@ class QuotafleetMiddleware(AgentMiddleware[QuotafleetState, Any, Any]):
     def __init__(
         self,
         *,
-        priority: str | None = None,
+        priority: Priority | None = None,
         wait_timeout: float | None = None,
         deadline_after: float | None = None,
         tenant: str | Callable[[ModelRequest[Any]], str | None] | None = None,

@@ -20,9 +20,9 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SkipValidation, model_validator
 
-from quotafleet import ConfigError, Demand, KeyPool, Lease, Organization
+from quotafleet import ConfigError, Demand, KeyPool, Lease, Organization, Priority
 from quotafleet._core.call.flow import ABANDONED, AttemptResult, CallOptions
 from quotafleet.outcomes import OK
 
@@ -82,7 +82,8 @@ class ChatPool(PacedBatch, AnnotatedStreams, BaseChatModel):
 
     models: dict[str, Any] = Field(exclude=True, repr=False)
     pool: Any = Field(default=None, exclude=True, repr=False)
-    priority: str | None = Field(default=None, exclude=True)
+    # `check_priority` checks it, and its error names those that there are.
+    priority: SkipValidation[Priority | None] = Field(default=None, exclude=True)
     wait_timeout: float | None = Field(default=None, exclude=True)
     deadline_after: float | None = Field(default=None, exclude=True)
     tenant: str | None = Field(default=None, exclude=True)

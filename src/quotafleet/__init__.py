@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ._core.admission.wait_queue import Priority
 from ._core.call.retry import RetryPolicy
 from ._default import default_pool
 from ._lease import Lease
@@ -17,6 +18,7 @@ from .errors import (
     TooLarge,
     WaitTimeout,
 )
+from .explain import Explanation, explain
 from .keys import ApiKey, Scope, Secret
 from .limits import Limit, Limits
 from .owners import ModelLimits, Organization, Project
@@ -33,6 +35,7 @@ __all__ = [
     "CannotServe",
     "ConfigError",
     "Demand",
+    "Explanation",
     "KeyPool",
     "Lease",
     "Limit",
@@ -41,6 +44,7 @@ __all__ = [
     "NoUsableKey",
     "Organization",
     "PoolClosed",
+    "Priority",
     "Project",
     "QueueFull",
     "QuotafleetError",
@@ -53,4 +57,5 @@ __all__ = [
     "Usage",
     "WaitTimeout",
     "default_pool",
+    "explain",
 ]

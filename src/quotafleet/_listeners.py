@@ -13,6 +13,7 @@ from .events import (
     Available,
     Event,
     Leased,
+    LimitChanged,
     Listener,
     OwnersMerged,
     Refused,
@@ -35,6 +36,8 @@ class EventDispatcher:
         self._verbose = self._log.is_verbose
         more: tuple[Listener, ...] = (self._log,) if self._verbose else ()
         self.listeners = (*listeners, *more)
+        #: Configured limits of which answers state more; reported once each.
+        self._raised: set[tuple[str, str, float]] = set()
         #: How often one of them raised.
         self.failed = 0
 
@@ -89,6 +92,30 @@ class EventDispatcher:
                 held_for=now - grant.at,
             )
         )
+
+    def observed(self, settle: Settle) -> None:
+        """Report, once for each limit, that an answer states more than is configured."""
+        for reading in settle.observation.readings:
+            for bucket in settle.grant.candidate.account.buckets:
+                limit = bucket.configured
+                if (
+                    limit is None
+                    or limit.metric is not reading.metric
+                    or (limit.period != reading.period or limit.period is None)
+                ):
+                    continue
+                subject = bucket.scope, bucket.name, limit.amount
+                if reading.limit > limit.amount and subject not in self._raised:
+                    self._raised.add(subject)
+                    self._report(
+                        LimitChanged(
+                            owner=bucket.scope,
+                            metric=limit.metric.name.lower(),
+                            period=reading.period or 0.0,
+                            configured=limit.amount,
+                            told=reading.limit,
+                        )
+                    )
 
     def moved(self, changed: Iterable[tuple[str, CircuitState, str]]) -> None:
         """Report which keys, owners and models are in use or out of use from now on."""

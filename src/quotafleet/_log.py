@@ -1,7 +1,8 @@
 """Logging: what a pool reports to the logger ``quotafleet``.
 
 =========  ==========================================================================
-warning    a key, an owner or a model goes out of use; organizations are merged
+warning    a key, an owner or a model goes out of use; organizations are merged;
+           an owner's limit is higher than configured
 info       a key, an owner or a model is in use again
 debug      a call is granted a key, is refused, ends, or is throttled by the provider
 =========  ==========================================================================
@@ -16,7 +17,17 @@ import logging
 from typing import Final
 
 from ._clock import Clock
-from .events import Available, Event, Leased, OwnersMerged, Refused, Settled, Throttled, Unavailable
+from .events import (
+    Available,
+    Event,
+    Leased,
+    LimitChanged,
+    OwnersMerged,
+    Refused,
+    Settled,
+    Throttled,
+    Unavailable,
+)
 
 LOGGER: Final = logging.getLogger("quotafleet")
 LOGGER.addHandler(logging.NullHandler())
@@ -62,6 +73,16 @@ class EventLog:
                     event.organization,
                     event.into,
                 )
+            case LimitChanged():
+                self._bounded(
+                    logging.WARNING,
+                    "%s has a limit of %g %s per %g s, more than the configured %g",
+                    event.owner,
+                    event.told,
+                    event.metric,
+                    event.period,
+                    event.configured,
+                )
             case Refused():
                 LOGGER.debug(
                     "a call for %s is refused: %s (%s)", event.model, event.why, event.code
@@ -87,7 +108,7 @@ class EventLog:
         message = "%s is out of use (%s): %s"
         self._bounded(logging.WARNING, message, event.subject, event.state, reason)
 
-    def _bounded(self, level: int, message: str, *facts: str) -> None:
+    def _bounded(self, level: int, message: str, *facts: object) -> None:
         now = self._clock.now()
         if now - self._since >= PERIOD:
             if self._left_out:

@@ -85,17 +85,29 @@ class ScopeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnavailableStatus:
-    """A key, owner or model that is not in use, why, and for how many seconds more."""
+    """A key, owner or model that is not in use, and why.
+
+    Args:
+        subject: its name.
+        state: a `CircuitState`'s value.
+        reason: the provider's code of what happened.
+        retry_after: seconds until it is probed; ``None`` = not known.
+        age: seconds since its state last changed.
+    """
 
     subject: str
     state: str
     reason: str
     retry_after: float | None
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitStatus:
-    """The calls that wait for one model: how many, for how long, and for what."""
+    """The calls that wait for one model: how many, for how long, and for what.
+
+    Those that sleep before a further attempt are counted too.
+    """
 
     model: str
     waiting: int
@@ -189,12 +201,28 @@ def _unavailable(scheduler: Scheduler, now: float) -> list[UnavailableStatus]:
             state=circuit.state.value,
             reason=circuit.reason,
             retry_after=circuit.until - now if circuit.until < float("inf") else None,
+            age=max(0.0, now - circuit.since),
         )
         for circuit in scheduler.health_tracker.ailing()
     ]
 
 
 def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
+    return [*_for_quota(scheduler, now), *_before_attempts(scheduler, now)]
+
+
+def _before_attempts(scheduler: Scheduler, now: float) -> list[WaitStatus]:
+    """Return the calls that sleep before a further attempt, by model and reason."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for model, since, reason in scheduler.health_tracker.resting_calls.values():
+        found.setdefault((model, reason), []).append(now - since)
+    return [
+        WaitStatus(model=model, waiting=len(times), longest_for=max(times), why=reason)
+        for (model, reason), times in found.items()
+    ]
+
+
+def _for_quota(scheduler: Scheduler, now: float) -> list[WaitStatus]:
     return [
         WaitStatus(
             model=queue.candidates.model,

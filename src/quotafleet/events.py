@@ -79,5 +79,26 @@ class OwnersMerged:
     into: str
 
 
-Event = Leased | Refused | Settled | Throttled | Unavailable | Available | OwnersMerged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChanged:
+    """An answer states a higher limit than the configured one, which still holds.
+
+    Args:
+        owner: ``"acme"`` or ``"acme/research"``.
+        metric: what is counted, such as ``"tokens"``.
+        period: seconds.
+        configured: the amount per period that the configuration states.
+        told: the amount that the answer states.
+    """
+
+    owner: str
+    metric: str
+    period: float
+    configured: float
+    told: float
+
+
+Event = (
+    Leased | Refused | Settled | Throttled | Unavailable | Available | OwnersMerged | LimitChanged
+)
 Listener = Callable[[Event], None]

@@ -48,6 +48,9 @@ class Outcome:
         charged: whether the provider counted the attempt's tokens.
         code: the provider's own code or type, for logs; never free text.
         message: the provider's text, shortened, for the person; it holds no secret.
+        certain: a code or a documented wording proves the kind. False where the status alone
+            suggests it: such an answer concerns the request until another owner's answer says more.
+        rule: the name of the row that decided, for ``quotafleet explain``.
     """
 
     kind: Kind
@@ -62,6 +65,8 @@ class Outcome:
     charged: bool = False
     code: str = ""
     message: str = ""
+    certain: bool = True
+    rule: str = ""
     #: Whether the answer was a success; asked for many times a call.
     ok: bool = field(init=False, repr=False, compare=False)
 

@@ -20,7 +20,7 @@ from typing import Final, TypeVar, cast
 from ._clock import Clock, SystemClock
 from ._core.admission.effects import Effect, Grant, Reserve, Settle, Wait
 from ._core.admission.scheduler import Scheduler
-from ._core.admission.wait_queue import PATIENCE
+from ._core.admission.wait_queue import PATIENCE, Priority
 from ._core.call.flow import AttemptResult, CallOptions, abandoned, acquire, call, settled_by
 from ._core.call.retry import RetryBudget, RetryPolicy
 from ._core.fleet.fleet import Fleet
@@ -205,7 +205,7 @@ class KeyPool:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         tenant: str | None = None,
     ) -> Lease:
         """Wait for a key and a reservation, to be held for a ``with`` block.
@@ -241,7 +241,7 @@ class KeyPool:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         tenant: str | None = None,
     ) -> LeaseContext:
         """Do as `lease`, without blocking the event loop.
@@ -266,7 +266,7 @@ class KeyPool:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         pinned_key: str | None = None,
         tenant: str | None = None,
     ) -> CallOptions:
@@ -521,6 +521,8 @@ class KeyPool:
         if self._merged:
             merged, self._merged = self._merged, []
             self._events.merged(merged)
+        if settle.observation is not NOTHING:
+            self._events.observed(settle)
         if self._events.listeners and settle.used is not None:
             self._events.ended(settle, self._clock.now())
 
@@ -562,10 +564,7 @@ class KeyPool:
             return status_of(self._scheduler, self._counts, self._clock.now())
 
     def revive(self, name: str | None = None) -> int:
-        """Use what was left alone again: all, or what has `name` in its name; return how many.
-
-        For a key that was unblocked, an organization that has credit again.
-        """
+        """Use again all that was left alone, or what has `name` in its name; return how many."""
         with self._lock:
             count = self._health.revive(name, self._clock.now())
         self._tell()

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from ._core.admission.effects import Effect, Grant, Send, Settle, Wait
+from ._core.admission.wait_queue import Priority
 from ._core.call.flow import AttemptResult
 from ._lease import Lease
 from .errors import CannotServe
@@ -61,7 +62,7 @@ class Simulation:
         hold_for: float = 0.0,
         usage: Usage | None = None,
         timeout: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         tenant: str | None = None,
         granted: Callable[[Lease], None] = lambda lease: None,
         refused: Callable[[CannotServe], None] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quotafleet import Demand, KeyPool, Limits, Organization, Usage
+from quotafleet import Demand, KeyPool, Limits, Organization, Priority, Usage
 from quotafleet._core.admission.effects import Reserve, Wait
 from quotafleet._core.admission.wait_queue import Waiter
 from quotafleet._core.quota.reservations import (
@@ -22,7 +22,7 @@ INF = float("inf")
 class BookingStore(MemoryStore):
     """The ledger, which takes the costs of a call at once where it is told that it may."""
 
-    is_local = False  # type: ignore[assignment]
+    is_local = False
     given_back = 0
 
     def reserve(self, claim: Claim, now: float) -> ClaimAnswer:
@@ -56,7 +56,7 @@ class World:
 
     def __init__(self, owners: int = 1, **limits: float) -> None:
         self.clock = FakeClock()
-        self.store = BookingStore(lambda *_: Limits(**limits))  # type: ignore[arg-type]
+        self.store = BookingStore(lambda *_: Limits(**limits))
         names = [f"o{n}" for n in range(owners)]
         self.pool = KeyPool(
             [Organization(name=n, keys=(f"sk-{n}-0123456789abcdef",)) for n in names],
@@ -72,7 +72,7 @@ class World:
     def now(self) -> float:
         return self.clock.now()
 
-    def enter(self, tokens: int, priority: str = "normal", gives_up_at: float = INF) -> Waiter:
+    def enter(self, tokens: int, priority: Priority = "normal", gives_up_at: float = INF) -> Waiter:
         demand = Demand(model="m", input_tokens=tokens)
         return self.scheduler.enter(demand, self.now, gives_up_at, priority)
 

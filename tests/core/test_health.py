@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from quotafleet._core.health.circuit_breaker import (
     ASK_FOR,
+    CLOSED_AT_MOST,
+    DEAD_AT_MOST,
+    DEAD_FOR,
     FAULTS_OF_FLAKY,
     FAULTS_TO_OPEN,
     HUNG_FOR,
@@ -19,6 +22,7 @@ from quotafleet._core.health.circuit_breaker import (
     PARK_AT_MOST,
     PARK_FOR,
     PROBE_FOR,
+    PROVEN_DEAD_FOR,
     SLOW_FAULT,
     TABLE,
     Circuit,
@@ -32,7 +36,7 @@ from quotafleet._core.health.circuit_breaker import (
 from quotafleet.outcomes import Kind, Outcome
 
 #: The states that don't end by themselves.
-LASTING = (CircuitState.CLOSED, CircuitState.HALF_OPEN, CircuitState.DEAD)
+LASTING = (CircuitState.CLOSED, CircuitState.HALF_OPEN)
 
 
 def circuit(state: CircuitState = CircuitState.CLOSED) -> Circuit:
@@ -112,15 +116,58 @@ def test_parking_lasts_longer_and_is_probed_rarely() -> None:
     assert one.until == PARK_AT_MOST
 
 
-def test_dead_stays_dead_until_revived() -> None:
+@pytest.mark.parametrize(
+    ("proven", "lasts"),
+    [
+        (False, [DEAD_FOR * 2**n for n in range(5)] + [DEAD_AT_MOST]),
+        (True, [PROVEN_DEAD_FOR * 2**n for n in range(6)]),
+    ],
+)
+def test_a_dead_key_is_probed_at_intervals_that_double(proven: bool, lasts: list[float]) -> None:
+    one, seen = circuit(), []
+    one.proven = proven
+    if proven:
+        one.apply(CircuitEvent.KILL, 0.0)
+        assert one.state is CircuitState.OPEN, "one refusal of a key that worked is no proof"
+        one.apply(CircuitEvent.DUE, 0.0)
+        one.apply(CircuitEvent.PROBE, 0.0)
+    for _ in lasts:
+        assert one.apply(CircuitEvent.KILL, 0.0)
+        assert one.state is CircuitState.DEAD
+        seen.append(one.until)
+        assert one.apply(CircuitEvent.DUE, 0.0)
+        assert one.apply(CircuitEvent.PROBE, 0.0)
+    assert seen == lasts
+    assert one.apply(CircuitEvent.SUCCESS, 0.0)
+    assert one.usable
+
+
+def test_a_dead_key_may_be_revived() -> None:
     one = circuit()
     one.apply(CircuitEvent.KILL, 0.0)
-    for event in CircuitEvent:
-        if event is not CircuitEvent.REVIVE:
-            assert not one.apply(event, 1e9)
-    assert one.until == inf
     assert one.apply(CircuitEvent.REVIVE, 0.0)
     assert one.usable
+
+
+def test_a_stated_instant_sets_a_park_and_one_answer_closes_nothing_for_a_day() -> None:
+    one = circuit()
+    one.apply(CircuitEvent.PARK, 0.0, retry_after=3.0)
+    assert one.until == 3.0
+    one = circuit()
+    one.apply(CircuitEvent.PARK, 0.0, retry_after=1e9)
+    assert one.until == PARK_AT_MOST
+    one = circuit()
+    one.apply(CircuitEvent.COOL, 0.0, retry_after=86_400.0)
+    assert one.until == CLOSED_AT_MOST
+
+
+def test_refusals_in_a_row_that_state_no_delay_grow() -> None:
+    one, now, seen = circuit(), 0.0, []
+    for _ in range(9):
+        seen.append(one.refused_untold(now, now))
+        assert one.refused_untold(now - 0.1, now) is None, "it was granted before the last refusal"
+        now += 1.0
+    assert seen == [None, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_a_probe_that_never_reports_is_given_up() -> None:
@@ -166,12 +213,16 @@ def test_only_the_tables_moves_happen_and_instants_are_sound(
         (Outcome(kind=Kind.KEY_INVALID), (FaultScope.KEY, CircuitEvent.KILL)),
         (
             Outcome(kind=Kind.ACCESS_DENIED, model_only=True),
-            (FaultScope.OWNER_MODEL, CircuitEvent.KILL),
+            (FaultScope.OWNER_MODEL, CircuitEvent.PARK),
         ),
-        (Outcome(kind=Kind.ACCESS_DENIED, scope="key"), (FaultScope.KEY, CircuitEvent.KILL)),
+        (Outcome(kind=Kind.ACCESS_DENIED, scope="key"), (FaultScope.KEY, CircuitEvent.PARK)),
+        (Outcome(kind=Kind.ACCESS_DENIED), None),
+        (Outcome(kind=Kind.ACCESS_DENIED, scope="key", certain=False), None),
+        (Outcome(kind=Kind.KEY_INVALID, scope="key", certain=False), None),
+        (Outcome(kind=Kind.QUOTA_EXHAUSTED, scope="key"), (FaultScope.KEY, CircuitEvent.PARK)),
         (
             Outcome(kind=Kind.ACCESS_DENIED, scope="organization"),
-            (FaultScope.OWNER, CircuitEvent.KILL),
+            (FaultScope.OWNER, CircuitEvent.PARK),
         ),
     ],
 )

@@ -7,7 +7,7 @@ from tenacity import stop_after_attempt, stop_after_delay, wait_exponential, wai
 from tenacity.stop import stop_any
 
 from quotafleet import RetryPolicy
-from quotafleet._core.call.retry import RULES, Attempts, RetryBudget, Verdict
+from quotafleet._core.call.retry import RULES, UNCOUNTED, Attempts, RetryBudget, Verdict
 from quotafleet.outcomes import Kind, Outcome
 
 OTHERS = frozenset({"a", "b", "c"})
@@ -21,15 +21,20 @@ def decide(
     others: frozenset[str] = OTHERS,
     budget: RetryBudget | None = None,
     now: float = 0.0,
+    owner: str = "a",
+    may_wait: bool = True,
+    has_siblings: bool = False,
     **told: object,
 ) -> Verdict:
     return (policy or RetryPolicy()).decide(
         attempts or Attempts(0.0),
         Outcome(kind=kind, **told),  # type: ignore[arg-type]
-        owner="a",
+        owner=owner,
         others=others,
         budget=budget or RetryBudget(),
         now=now,
+        may_wait=may_wait,
+        has_siblings=has_siblings,
     )
 
 
@@ -95,14 +100,52 @@ def test_stop_policies_read_attempts_and_time_on_our_clock() -> None:
     assert not decide(Kind.TIMEOUT, policy=policy, attempts=Attempts(100.0), now=110.0).retry
 
 
-def test_a_dead_key_does_not_count_against_the_attempts() -> None:
+def test_a_dead_key_does_not_count_against_the_attempts_and_is_bounded_all_the_same() -> None:
     policy = RetryPolicy(stop=stop_after_attempt(1))
     attempts = Attempts(0.0)
+    kinds = [Kind.KEY_INVALID, Kind.QUOTA_EXHAUSTED] * (UNCOUNTED // 2)
+    retries = [decide(kind, policy=policy, attempts=attempts).retry for kind in kinds]
+    assert retries == [True] * (UNCOUNTED - 1) + [False]
+    assert not decide(Kind.SERVER_ERROR, policy=policy, attempts=Attempts(0.0)).retry
+
+
+def test_trouble_that_three_owners_share_ends_the_call() -> None:
+    attempts = Attempts(0.0)
+    retries = [
+        decide(Kind.KEY_INVALID, attempts=attempts, owner=owner).retry for owner in ("a", "b", "c")
+    ]
+    assert retries == [True, True, False]
+
+
+class TestSecondOpinion:
+    @pytest.mark.parametrize("kind", [Kind.BAD_REQUEST, Kind.ACCESS_DENIED, Kind.KEY_INVALID])
+    def test_an_uncertain_answer_is_asked_for_once_at_another_owner(self, kind: Kind) -> None:
+        attempts = Attempts(0.0)
+        policy = RetryPolicy(stop=stop_after_attempt(1))
+        first = decide(kind, policy=policy, attempts=attempts, certain=False)
+        assert first == Verdict(retry=True, avoid=frozenset({"a"}), is_second_opinion=True)
+        assert not decide(kind, attempts=attempts, owner="b", certain=False).retry
+
+    def test_nobody_else_can_be_asked(self) -> None:
+        alone = frozenset({"a"})
+        assert not decide(Kind.BAD_REQUEST, others=alone, certain=False).retry
+        assert not decide(Kind.BAD_REQUEST, others=alone, certain=False, has_siblings=True).retry
+
+    def test_a_credential_is_compared_with_another_of_its_owner(self) -> None:
+        alone = frozenset({"a"})
+        verdict = decide(Kind.ACCESS_DENIED, others=alone, certain=False, has_siblings=True)
+        assert verdict == Verdict(retry=True, is_second_opinion=True)
+
+
+def test_a_refusal_that_states_no_delay_counts_only_where_the_call_may_not_wait() -> None:
+    attempts = Attempts(0.0)
+    policy = RetryPolicy(stop=stop_after_attempt(2))
     for _ in range(20):
-        assert decide(Kind.KEY_INVALID, policy=policy, attempts=attempts).retry
-        assert decide(Kind.QUOTA_EXHAUSTED, policy=policy, attempts=attempts).retry
-    assert attempts.made == 40
-    assert not decide(Kind.SERVER_ERROR, policy=policy, attempts=attempts).retry
+        assert decide(Kind.RATE_LIMITED, policy=policy, attempts=attempts).retry
+    assert decide(Kind.RATE_LIMITED, policy=policy, attempts=attempts, may_wait=False).retry
+    assert not decide(Kind.RATE_LIMITED, policy=policy, attempts=attempts, may_wait=False).retry
+    once = RetryPolicy(stop=stop_after_attempt(1))
+    assert not decide(Kind.RATE_LIMITED, policy=once).retry, "its caller wants no repetition"
 
 
 def test_too_large_goes_to_each_other_owner_once_then_stops() -> None:

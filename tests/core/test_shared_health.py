@@ -201,8 +201,8 @@ def test_a_probe_that_says_nothing_is_asked_for_again(ends: str) -> None:
     else:
         waiter = process.scheduler.enter(ONE, process.clock.now(), 1e6)
         candidate = next(iter(waiter.queue.candidates.by_account.values()))
-        process.scheduler.health_tracker._begin_probe(candidate, process.clock.now())
-        waiter.candidate = candidate
+        process.scheduler.health_tracker._begin_probe(candidate.circuits, process.clock.now())
+        waiter.candidate, waiter.key = candidate, candidate.keys[0]
         process.scheduler.leave(waiter, process.clock.now())
         process.pool._tell()
     assert process.sent()[-1] == (MODEL, CircuitState.CLAIMING_PROBE)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core.test_scheduling import ONE, World, tokens
 
-from quotafleet import Demand, Limits, QueueFull, WaitTimeout
+from quotafleet import Demand, Limits, Priority, QueueFull, WaitTimeout
 from quotafleet._core.admission.fair_queueing import FairQueue
 from quotafleet._core.admission.wait_queue import DEPTH, PATIENCE, Waiter, WaitQueue
 from quotafleet._core.fleet.candidates import CandidateSet
@@ -34,7 +34,7 @@ class Queue:
         self,
         tenant: str | None,
         size: int = 1,
-        priority: str = "normal",
+        priority: Priority = "normal",
         gives_up_at: float = float("inf"),
     ) -> Waiter:
         self.number += 1

@@ -38,7 +38,7 @@ def organization(name: str, **limits: float | Limit) -> Organization:
     return Organization(
         name=name,
         keys=(f"sk-{name}-0123456789abcdef",),
-        limits=Limits(**limits),  # type: ignore[arg-type]
+        limits=Limits(**limits),
     )
 
 

@@ -43,7 +43,7 @@ class SlowStore(MemoryStore):
 
 
 def pool(count: int = 1, **limits: float) -> tuple[KeyPool, SlowStore]:
-    store = SlowStore(lambda organization, project, family: Limits(**limits))  # type: ignore[arg-type]
+    store = SlowStore(lambda organization, project, family: Limits(**limits))
     organizations = [
         Organization(name=f"o{n}", keys=(f"sk-{n}-0123456789abcdef",)) for n in range(count)
     ]

@@ -90,6 +90,12 @@ def begun(*processes: Process) -> None:
         process.lease().settle()
 
 
+def kill(process: Process, lease: Lease, outcome: Outcome = REVOKED) -> None:
+    """Let a key that never worked be refused: a proven one dies by two requests only."""
+    process.pool._fleet.key_circuit(lease.key).proven = False
+    lease.fail(outcome)
+
+
 @pytest.mark.parametrize("way", ["by message", "by looking"])
 def test_what_one_finds_all_know(way: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "by message":
@@ -99,7 +105,7 @@ def test_what_one_finds_all_know(way: str, make: Make, monkeypatch: pytest.Monke
     first, *others = processes = [make() for _ in range(3)]
     begun(*processes)
     revoked = first.lease()
-    revoked.fail(REVOKED)
+    kill(first, revoked)
     broke = first.lease()
     broke.fail(BROKE)
     want = {f"key {revoked.key_id}": "dead", f"organization {broke.owner}": "parked"}
@@ -119,7 +125,7 @@ def test_a_new_process_begins_with_what_is_known(make: Make) -> None:
     begun(first)
     for lease in [first.lease() for _ in range(4)]:
         if lease.owner == "a":
-            lease.fail(REVOKED)
+            kill(first, lease)
     eventually(lambda: not first.store._health._outgoing)
     first.pool.close()
     assert {make().lease().owner for _ in range(4)} == {"b"}
@@ -129,7 +135,7 @@ async def test_a_new_process_begins_so_in_an_event_loop_too(make: Make) -> None:
     first = make("a")
     begun(first)
     for lease in [first.lease() for _ in range(2)]:
-        lease.fail(REVOKED)
+        kill(first, lease)
     first.pool.close()
     second = make("a")
     with pytest.raises(NoUsableKey):
@@ -145,7 +151,7 @@ def test_one_process_probes_and_the_others_hear_what_came_of_it(make: Make) -> N
         eventually(lambda process=process: bool(process.sick()))  # type: ignore[misc]
     granted: list[Lease] = []
     threads = [
-        threading.Thread(target=lambda process=process: granted.append(process.lease(120.0)))  # type: ignore[misc]
+        threading.Thread(target=lambda process=process: granted.append(process.lease(120.0)))
         for process in processes
     ]
     for thread in threads:
@@ -271,7 +277,7 @@ def test_no_secret_is_stored_nor_a_name_that_tells_of_one(make: Make, server: Te
     process = make()
     begun(process)
     for lease in [process.lease() for _ in range(4)]:
-        lease.fail(Outcome(kind=Kind.KEY_INVALID, scope="key", code=f"Bad {secret('a1')}"))
+        kill(process, lease, Outcome(kind=Kind.KEY_INVALID, code=f"Bad {secret('a1')}"))
     eventually(lambda: not process.store._health._outgoing)
     process.store._health._exchange()
     stored = b""

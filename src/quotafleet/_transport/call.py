@@ -71,6 +71,20 @@ _NO_HINTS: Final = CallHeaders()
 _URLS: Final = 512
 
 
+#: What an error under HTTP 200 is to the caller, whose SDK knows errors by their status.
+_STATUS_OF: Final = {
+    Kind.RATE_LIMITED: 429,
+    Kind.SLOW_DOWN: 429,
+    Kind.QUOTA_EXHAUSTED: 429,
+    Kind.KEY_INVALID: 401,
+    Kind.ACCESS_DENIED: 403,
+    Kind.BAD_REQUEST: 400,
+    Kind.TOO_LARGE: 400,
+    Kind.CONTENT: 400,
+    Kind.OVERLOADED: 503,
+}
+
+
 class CallInfo(NamedTuple):
     """Which key answered, and after what; the headers of an answer tell the same.
 
@@ -362,12 +376,11 @@ class PooledCall:
         encoding = headers.get("content-encoding", "").lower()
         plain = inflated(body, encoding) if encoding else body
         hand_over(self._gate.httpx, response, body, plain)
-        outcome, used, usage, observation = OK, None, None, NOTHING
-        if response.status_code >= 400 or lease.headers_matter(self._gate.pool.clock.now()):
+        used, usage, observation = None, None, NOTHING
+        outcome = provider.read(response.status_code, headers, plain)  # may be an error under 200
+        if not outcome.ok or lease.headers_matter(self._gate.pool.clock.now()):
             observation = self._observed(response, headers)
-        if response.status_code >= 400:
-            outcome = provider.read(response.status_code, headers, plain)
-        else:
+        if outcome.ok:
             if self._makes_state:
                 self._gate.object_owners.note(plain, lease.key_id)
             usage = provider.usage(plan.endpoint, plain[-TAIL:])
@@ -418,6 +431,8 @@ class PooledCall:
             raise response
         if not reply.outcome.ok:
             response.headers[_SHOULD_RETRY] = "false"
+            if response.status_code < 300:  # an error that its provider sent under 200
+                response.status_code = _STATUS_OF.get(reply.outcome.kind, 502)
         waited_for, text = in_milliseconds(self._waited_for)
         told = CallInfo(lease.key_id, lease.owner, waited_for, self.attempts)
         put(

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from .._core.admission.wait_queue import PATIENCE
+from .._core.admission.wait_queue import PATIENCE, Priority
 from ..errors import ConfigError
 
 
@@ -19,7 +19,7 @@ from ..errors import ConfigError
 class CallHeaders:
     """What a caller may say of one call in extra headers; they are never sent on."""
 
-    priority: str = "normal"
+    priority: Priority = "normal"
     timeout: float | None = None
     deadline_after: float | None = None
     max_attempts: int | None = None
@@ -43,10 +43,10 @@ def read_hints(call_headers: Mapping[str, str]) -> CallHeaders:
     )
 
 
-def _priority(name: str, text: str) -> str:
+def _priority(name: str, text: str) -> Priority:
     if text not in PATIENCE:
         raise _senseless(name, text, f"one of {', '.join(PATIENCE)}")
-    return text
+    return cast(Priority, text)
 
 
 def _seconds(name: str, text: str) -> float:

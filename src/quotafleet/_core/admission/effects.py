@@ -7,6 +7,7 @@ a `flow.AttemptResult`, the others with nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...keys import ApiKey
 from ...limits import Costs
@@ -14,7 +15,7 @@ from ...outcomes import NOTHING, OK, Observation, Outcome
 from ...usage import Demand, Usage
 from ..fleet.candidates import OwnerCandidate
 from ..fleet.ready_index import ReadyIndex
-from ..health.circuit_breaker import Circuit
+from ..health.circuit_breaker import CLOSED_AT_MOST, LOCKED_AT_MOST, Circuit
 from ..quota.account import Account
 from ..quota.reservations import Claim, Reservation, Settlement
 from .wait_queue import Waiter, WaitQueue
@@ -134,9 +135,22 @@ class Settle:
             self.grant.reservation,
             self.used,
             observation.readings if outcome is None or outcome.charged else (),
-            outcome if outcome is not None and not outcome.ok else None,
+            _bounded(outcome) if outcome is not None and not outcome.ok else None,
             headers_at_admission=observation.headers_at_admission,
         )
+
+
+def _bounded(outcome: Outcome) -> Outcome:
+    """Return what a store is to know of a refusal: it keeps away for a bounded time.
+
+    Health probes a longer delay, shows it and can end it; see `locked_for`.
+    """
+    delay = outcome.retry_after
+    if delay is None or delay <= CLOSED_AT_MOST:
+        return outcome
+    is_explained = None not in (outcome.metric, outcome.limit, outcome.period)
+    most = LOCKED_AT_MOST if is_explained else CLOSED_AT_MOST
+    return replace(outcome, retry_after=min(delay, most))
 
 
 class Release:

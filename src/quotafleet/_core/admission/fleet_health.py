@@ -23,7 +23,9 @@ from ...outcomes import Outcome
 from ..fleet.candidates import CandidateSet, OwnerCandidate
 from ..fleet.fleet import Fleet
 from ..health.circuit_breaker import (
-    ANSWERED,
+    LOCKED,
+    NOTHING_PASSES_FOR,
+    PARK_FOR,
     TRIAL_FOR,
     TRIAL_GROWTH,
     Circuit,
@@ -31,7 +33,10 @@ from ..health.circuit_breaker import (
     CircuitState,
     FaultScope,
     HealthChange,
+    is_answered,
+    locked_for,
     rests_for,
+    states_no_delay,
     told_by,
 )
 from ..health.slow_start import LATE, REFUSED_WITHIN, SlowStarts
@@ -74,6 +79,8 @@ class HealthTracker:
         self._suspects: set[Circuit] = set()
         #: How fast owners are used that were not tested yet.
         self._slow_starts = SlowStarts()
+        #: Calls that sleep before a further attempt: their model, since when, and why.
+        self.resting_calls: dict[object, tuple[str, float, str]] = {}
         #: Circuits whose state changed, for the driver to tell listeners.
         self.changed: list[tuple[str, CircuitState, str]] = []
         #: What the other processes are to know of that, for the driver to tell them.
@@ -104,7 +111,7 @@ class HealthTracker:
                 if slow_start.slack < 0:
                     self._pace(candidate, costs, now)
         if self._ailing:
-            self._begin_probe(candidate, now)
+            self._begin_probe((*candidate.circuits, key[1]), now)
         return key
 
     def _try_out(self, circuit: Circuit, now: float) -> None:
@@ -122,14 +129,14 @@ class HealthTracker:
             self._look_at(family, until, self._trials)
             self._refresh(family)
 
-    def _begin_probe(self, candidate: OwnerCandidate, now: float) -> None:
-        for circuit in candidate.circuits:
+    def _begin_probe(self, circuits: Iterable[Circuit], now: float) -> None:
+        for circuit in circuits:
             if circuit.state is CircuitState.HALF_OPEN:
                 self._apply(circuit, CircuitEvent.PROBE, now)
 
-    def abandon(self, candidate: OwnerCandidate, now: float) -> None:
+    def abandon(self, candidate: OwnerCandidate, key_circuit: Circuit, now: float) -> None:
         """Take in that nothing will come of a probe that a candidate was granted for."""
-        for circuit in candidate.circuits:
+        for circuit in (*candidate.circuits, key_circuit):
             if circuit.state is CircuitState.PROBING:
                 self._apply(circuit, self._given_up, now)
 
@@ -149,7 +156,8 @@ class HealthTracker:
                     retry_after=rests_for(outcome, now - grant.at),
                     reason=outcome.code or outcome.kind.value,
                 )
-        if outcome.kind in ANSWERED and not grant.key_circuit.proven:
+        self._count_refusal(grant, outcome, now)
+        if is_answered(outcome) and not grant.key_circuit.proven:
             self._prove(grant.key_circuit)
         if self._ailing or self._suspects:
             self._clear(grant, outcome, now)
@@ -159,6 +167,40 @@ class HealthTracker:
                 self._refresh(family)
                 self._resume()
 
+    def _count_refusal(self, grant: Grant, outcome: Outcome, now: float) -> None:
+        """Keep away for longer from a model family that refuses without saying until when."""
+        family = grant.candidate.family
+        if outcome.ok:
+            family.untold = 0
+            return
+        event, seconds = CircuitEvent.PARK, locked_for(outcome)
+        if states_no_delay(outcome):
+            self._suspects.add(family)
+            seconds = family.refused_untold(grant.at, now)
+            if seconds is not None and now - family.untold_since < NOTHING_PASSES_FOR:
+                event = CircuitEvent.COOL
+            elif seconds is not None:
+                seconds = PARK_FOR
+        if seconds is not None and grant.at >= family.since:
+            self._apply(family, event, now, retry_after=seconds, reason=LOCKED)
+
+    def blame(self, grant: Grant, outcome: Outcome, now: float, *, key_only: bool) -> None:
+        """Take in that another owner took a request which this one would not.
+
+        Args:
+            grant: the attempt that was answered with an error.
+            outcome: what that answer seemed to mean.
+            now: the instant.
+            key_only: the other attempt was made with another key of the same owner.
+        """
+        circuit = grant.key_circuit if key_only else grant.candidate.family
+        if circuit.state is CircuitState.CLOSED and grant.at < circuit.since:
+            return
+        if circuit.state in (CircuitState.OPEN, CircuitState.PARKED, CircuitState.DEAD):
+            return
+        event = CircuitEvent.COOL if circuit.state is CircuitState.CLOSED else CircuitEvent.PARK
+        self._apply(circuit, event, now, reason=outcome.code or outcome.kind.value)
+
     def _prove(self, circuit: Circuit) -> None:
         """Take a key off trial: it was answered."""
         circuit.proven = True
@@ -166,13 +208,14 @@ class HealthTracker:
 
     def _clear(self, grant: Grant, outcome: Outcome, now: float) -> None:
         """End the probe that an attempt was, and forget the faults that its answer disproves."""
-        answered = outcome.kind in ANSWERED
-        for circuit in grant.candidate.circuits:
+        answered = is_answered(outcome)
+        for circuit in (*grant.candidate.circuits, grant.key_circuit):
             if circuit.state is CircuitState.PROBING and grant.at >= circuit.since:
                 self._apply(circuit, CircuitEvent.SUCCESS if answered else self._given_up, now)
             elif answered and circuit in self._suspects:
                 circuit.apply(CircuitEvent.SUCCESS, now)
-                self._suspects.discard(circuit)
+                if not circuit.untold:
+                    self._suspects.discard(circuit)
 
     @staticmethod
     def _spoken_of(grant: Grant, level: FaultScope, outcome: Outcome) -> Circuit:
@@ -203,9 +246,20 @@ class HealthTracker:
         return True
 
     def revive(self, name: str | None, now: float) -> int:
-        """Close every circuit, or those whose name holds `name`; return how many changed."""
+        """Close every circuit, or those whose name holds `name`; return how many changed.
+
+        What was learned of the accounts of that name is forgotten; those that it kept calls away
+        from are counted too.
+        """
         chosen = [s for s in self._fleet.circuits.values() if name is None or name in s.name]
-        return sum(self._apply(circuit, CircuitEvent.REVIVE, now) for circuit in chosen)
+        count = sum(self._apply(circuit, CircuitEvent.REVIVE, now) for circuit in chosen)
+        for circuit, members in self._fleet.memberships.items():
+            if name is not None and name not in circuit.name:
+                continue
+            for candidates, candidate in members:
+                count += candidate.account.revive(now, is_named=name is not None)
+                self._stirred(candidates)
+        return count
 
     # What time brings
 

@@ -32,7 +32,7 @@ from .effects import Grant, Reserve, Wait
 from .fleet_health import HealthTracker
 from .refusals import crowded_out, eta, hopeless, oversize, too_late, unanswered
 from .resource_fit import best_fit
-from .wait_queue import PATIENCE, Waiter, WaitQueue
+from .wait_queue import PATIENCE, Priority, Waiter, WaitQueue
 
 #: Seconds ahead that a shared store may reserve for a call; a full bucket refills in a minute.
 RESERVE_AHEAD: Final = 300.0
@@ -91,8 +91,7 @@ class Scheduler:
         ready: Iterable[Account] = queue.candidates.ready
         if len(queue.candidates.ready) > 1:
             ready = self._strategy.rank(queue.candidates.ready, demand, now)
-        answer = reserve(Claim(ready, demand.costs), now)
-        if type(answer) is not Reservation:
+        if type(answer := reserve(Claim(ready, demand.costs), now)) is not Reservation:
             return None
         candidate = queue.candidates.candidate_of(answer.account)
         key = self.health_tracker.key_of(candidate, demand.costs, now)
@@ -103,7 +102,7 @@ class Scheduler:
         demand: Demand,
         now: float,
         gives_up_at: float,
-        priority: str = "normal",
+        priority: Priority = "normal",
         pinned_key: str | None = None,
         tenant: str | None = None,
     ) -> Waiter:
@@ -258,10 +257,9 @@ class Scheduler:
         waiter, ready_index = effect.waiter, effect.ready_index
         if waiter.queue.asking is waiter:
             waiter.queue.asking = None
-            if (
-                waiter.queue.head is not None
-            ):  # it sleeps until it is woken, see `WaitQueue.looks_at`
-                self.woken.append(waiter.queue.head)
+            head = waiter.queue.head
+            if head is not None:  # it sleeps until it is woken, see `WaitQueue.looks_at`
+                self.woken.append(head)
         self._away = answer.away if type(answer) is NotReady else None
         match answer:
             case Reservation():
@@ -403,19 +401,19 @@ class Scheduler:
         queue = waiter.queue
         if waiter.left:
             return None
-        waiter.left = True
         if waiter.waiting:
             self._unqueue(waiter)
+        waiter.left = True
         if queue.busy is waiter:
             queue.busy = None
         if queue.asking is waiter:
             queue.asking = None
         if queue.head is not None:
             self._hurry(queue, now if waiter.reservation is not None else queue.ready_at)
-        reservation, waiter.reservation = waiter.reservation or waiter.future, None
-        waiter.future = None
-        if waiter.candidate is not None:
-            self.health_tracker.abandon(waiter.candidate, now)
+        reservation = waiter.reservation or waiter.future
+        waiter.reservation = waiter.future = None
+        if waiter.candidate is not None and waiter.key is not None:
+            self.health_tracker.abandon(waiter.candidate, waiter.key[1], now)
         return reservation
 
     def close(self) -> None:

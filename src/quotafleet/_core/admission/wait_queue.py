@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ..fleet.candidates import CandidateSet, OwnerCandidate
     from ..health.circuit_breaker import Circuit
 
+#: A person waits; a service waits; a nightly job waits.
 Priority = Literal["interactive", "normal", "batch"]
 
 #: Seconds that a call of each priority is content to wait before it overtakes fresher ones of a
@@ -93,7 +94,7 @@ class Waiter:
         number: int,
         demand: Demand,
         queue: WaitQueue,
-        priority: str,
+        priority: Priority,
         now: float,
         gives_up_at: float,
         tenant: str | None = None,

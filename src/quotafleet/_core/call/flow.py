@@ -15,12 +15,13 @@ from dataclasses import replace
 from math import ceil, inf
 from typing import Final, Generic, TypeVar, cast
 
-from ...errors import NoUsableKey, TooLarge
+from ...errors import NoUsableKey, QueueFull, TooLarge, WaitTimeout
 from ...limits import Costs, Metric
 from ...outcomes import NOTHING, Kind, Observation, Outcome
 from ...usage import Demand, Usage
 from ..admission.effects import Effect, EffectResult, Grant, Release, Reserve, Send, Settle, Wait
 from ..admission.scheduler import Scheduler
+from ..admission.wait_queue import Priority
 from ..quota.reservations import ClaimAnswer
 from .retry import Attempts, RetryBudget, RetryPolicy, Verdict
 
@@ -76,7 +77,7 @@ class CallOptions:
 
     Args:
         demand: what it will need.
-        wait_for: the most seconds that one attempt may wait for headroom.
+        wait_for: the most seconds that it may wait, for headroom and between attempts.
         deadline: the instant after which the call as a whole is of no use.
         priority: a key of `queue.PATIENCE`.
         pinned_key: the key whose owner holds what the call refers to; only that owner may serve it.
@@ -91,7 +92,7 @@ class CallOptions:
         demand: Demand,
         wait_for: float = inf,
         deadline: float = inf,
-        priority: str = "normal",
+        priority: Priority = "normal",
         pinned_key: str | None = None,
         tenant: str | None = None,
     ) -> None:
@@ -109,13 +110,14 @@ def acquire(
     now: float,
     avoid: frozenset[str] = frozenset(),
     last: frozenset[str] = frozenset(),
+    waited: float = 0.0,
 ) -> Generator[Effect, EffectResult, Grant]:
-    """Wait for a key and a reservation.
+    """Wait for a key and a reservation, if the call has `waited` for so many seconds already.
 
     Raises:
         CannotServe: it will not be granted, or not in time.
     """
-    gives_up_at = min(now + order.wait_for, order.deadline)
+    gives_up_at = min(now + max(0.0, order.wait_for - waited), order.deadline)
     waiter = scheduler.enter(
         order.demand, now, gives_up_at, order.priority, order.pinned_key, order.tenant
     )
@@ -154,16 +156,22 @@ def call(
     """
     attempts = Attempts(now if last is None else last[0].entered_at)
     verdict = Verdict(retry=True)
+    accused: tuple[Grant, AttemptResult[object]] | None = None
     while True:
         if last is None or attempts.made:
             try:
-                grant = yield from acquire(scheduler, order, now, verdict.avoid, verdict.last)
-            except (NoUsableKey, TooLarge):
+                grant = yield from acquire(
+                    scheduler, order, now, verdict.avoid, verdict.last, attempts.waited
+                )
+            except (NoUsableKey, QueueFull, TooLarge, WaitTimeout):
                 if last is not None:
                     return last  # the provider's own words say more
                 raise
+            attempts.waited += grant.waited_for
             reply, now = yield from _attempt(grant)
             if reply.outcome.ok:
+                if accused is not None:
+                    _blame(scheduler, accused, grant, now)
                 budget.earn()
                 return grant, reply
             last = grant, reply
@@ -176,11 +184,47 @@ def call(
             others=scheduler.fleet.others(order.demand.model, order.pinned_key),
             budget=budget,
             now=now,
+            may_wait=attempts.waited < order.wait_for and now < order.deadline,
+            has_siblings=grant.candidate.has_siblings,
         )
-        if not verdict.retry or now + verdict.delay > order.deadline:
+        if verdict.is_second_opinion:
+            accused = last
+        is_late = now + verdict.delay > order.deadline
+        if not verdict.retry or is_late or attempts.waited + verdict.delay > order.wait_for:
             return last
         if verdict.delay:
-            now, _ = yield Wait(None, now + verdict.delay)
+            attempts.waited += verdict.delay
+            now = yield from _rest(scheduler, order, reply.outcome, verdict.delay, now)
+
+
+def _rest(
+    scheduler: Scheduler, order: CallOptions, outcome: Outcome, delay: float, now: float
+) -> Generator[Effect, EffectResult, float]:
+    """Sleep before a further attempt, counted among the calls that wait; return the instant."""
+    why = f"its last attempt ended with {outcome.code or outcome.kind.value}; it is repeated later"
+    call = object()
+    scheduler.health_tracker.resting_calls[call] = order.demand.model, now, why
+    try:
+        now, _ = yield Wait(None, now + delay)
+    finally:
+        scheduler.health_tracker.resting_calls.pop(call, None)
+    return now
+
+
+def _blame(
+    scheduler: Scheduler,
+    accused: tuple[Grant, AttemptResult[object]],
+    served_by: Grant,
+    now: float,
+) -> None:
+    """Take in that a request was served which another owner, or another key, had refused."""
+    grant, reply = accused
+    if grant.key.key_id == served_by.key.key_id:
+        return  # the same key takes it now: nobody was at fault for long
+    key_only = grant.candidate is served_by.candidate or (
+        reply.outcome.kind is Kind.KEY_INVALID and grant.candidate.has_siblings
+    )
+    scheduler.health_tracker.blame(grant, reply.outcome, now, key_only=key_only)
 
 
 def _told(order: CallOptions, grant: Grant, outcome: Outcome) -> CallOptions:

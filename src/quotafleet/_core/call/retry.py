@@ -2,8 +2,8 @@
 
 Theory of operation. The table says for each kind of outcome whether another attempt can help,
 whether it must go to another owner, and whether it counts. What ends a key or parks an owner
-doesn't count against `stop`: it can happen only once for each of them. Faults of a provider draw
-on a budget that all calls share, so that an outage isn't multiplied by the number of attempts.
+doesn't count against `stop`, but ends the call after `OWNERS_ASKED` owners. Faults of a provider
+draw on a budget that all calls share, so that an outage isn't multiplied by the number of attempts.
 
 Failover comes first, waiting second: as long as an owner of the call hasn't been tried, the next
 attempt goes there at once; then the wait policy's delay applies and all may be tried again. Where
@@ -11,6 +11,13 @@ the others have no quota left for now, an owner that answered with an error is a
 as its health lets it: one that fails three calls in ten still serves seven. One that did not answer
 in time isn't: another such wait would cost the call more. A rate limit needs no delay of its own:
 its bucket knows when.
+
+An answer whose kind is not certain is a verdict on the request that one other owner is asked to
+confirm, or another key of the same owner where a credential was refused. The flow blames the first
+one if the second takes the request; if it doesn't, the answer is the caller's.
+
+A rate limit that states neither which limit nor a delay doesn't count while the call may still
+wait: health keeps the call away from that owner for longer each time.
 
 Policies are tenacity's: any ``wait_*`` (`tenacity.wait`) and ``stop_*`` (`tenacity.stop`) object,
 or a function of a `RetryCallState`. Delays get full jitter here, and only here.
@@ -25,6 +32,13 @@ from typing import Final
 from tenacity import Future, RetryCallState, Retrying, stop_after_attempt, wait_exponential
 
 from ...outcomes import Kind, Outcome
+from ..health.circuit_breaker import is_uncertain, states_no_delay
+
+#: Owners that one call asks at most where each refuses in a way that doesn't count: trouble that
+#: three of them share is more likely the call's.
+OWNERS_ASKED: Final = 3
+#: The same for attempts, where they are keys of one owner.
+UNCOUNTED: Final = 8
 
 WaitPolicy = Callable[[RetryCallState], float]
 StopPolicy = Callable[[RetryCallState], bool]
@@ -76,6 +90,8 @@ class Verdict:
     delay: float = 0.0
     avoid: frozenset[str] = frozenset()
     last: frozenset[str] = frozenset()
+    #: The next attempt is to show whether this one's answer was the owner's fault.
+    is_second_opinion: bool = False
 
 
 STOP: Final = Verdict(retry=False)
@@ -119,13 +135,31 @@ class RetryBudget:
 class Attempts:
     """What one call has behind it."""
 
-    __slots__ = ("avoid", "conflicts", "counted", "last", "made", "started_at")
+    __slots__ = (
+        "asked_again",
+        "avoid",
+        "conflicts",
+        "counted",
+        "last",
+        "made",
+        "refused_by",
+        "started_at",
+        "uncounted",
+        "waited",
+    )
 
     def __init__(self, started_at: float) -> None:
         self.started_at = started_at
         self.made = 0
         self.counted = 0
         self.conflicts = 0
+        #: A second opinion was asked for.
+        self.asked_again = False
+        #: Owners that refused in a way that doesn't count, and how often that happened.
+        self.refused_by: frozenset[str] = frozenset()
+        self.uncounted = 0
+        #: Seconds spent waiting so far.
+        self.waited = 0.0
         self.avoid: frozenset[str] = frozenset()
         self.last: frozenset[str] = frozenset()
 
@@ -154,11 +188,26 @@ class RetryPolicy:
         others: frozenset[str],
         budget: RetryBudget,
         now: float,
+        may_wait: bool = True,
+        has_siblings: bool = False,
     ) -> Verdict:
-        """Return what follows an attempt at `owner`, when `others` could serve the call too."""
+        """Return what follows an attempt.
+
+        Args:
+            attempts: what the call has behind it.
+            outcome: of the attempt.
+            owner: at whom it was made.
+            others: the owners that could serve the call too.
+            budget: what the fleet allows itself after faults.
+            now: the instant.
+            may_wait: the call is allowed to wait for longer.
+            has_siblings: the owner has other keys that are in use.
+        """
         rule = RULES[outcome.kind]
         attempts.made += 1
-        attempts.counted += rule.counts
+        if is_uncertain(outcome):
+            return _second_opinion(attempts, outcome, owner, others, has_siblings=has_siblings)
+        attempts.counted += rule.counts and not (states_no_delay(outcome) and may_wait)
         if not rule.retries or (outcome.kind is Kind.TOO_LARGE and outcome.scope is None):
             return STOP
         if outcome.kind is Kind.CONFLICT:
@@ -172,6 +221,10 @@ class RetryPolicy:
         if outcome.kind is Kind.TOO_LARGE and not others - attempts.avoid:
             return STOP
         if not rule.counts:
+            attempts.refused_by |= {owner}
+            attempts.uncounted += 1
+            if len(attempts.refused_by) >= OWNERS_ASKED or attempts.uncounted >= UNCOUNTED:
+                return STOP
             return Verdict(retry=True, avoid=attempts.avoid, last=attempts.last)
         state = _state(attempts, now)
         if self.stop(state) or (rule.is_fault and not budget.spend(now)):
@@ -193,14 +246,33 @@ class RetryPolicy:
         return Verdict(retry=True, delay=delay)
 
 
+def _second_opinion(
+    attempts: Attempts,
+    outcome: Outcome,
+    owner: str,
+    others: frozenset[str],
+    *,
+    has_siblings: bool,
+) -> Verdict:
+    """Return who is asked once whether an uncertain answer is this owner's fault."""
+    elsewhere = others - attempts.avoid - {owner}
+    siblings = has_siblings and outcome.kind is not Kind.BAD_REQUEST
+    if attempts.asked_again or not (elsewhere or siblings):
+        return STOP
+    attempts.asked_again = True
+    if elsewhere:
+        attempts.avoid |= {owner}
+    return Verdict(retry=True, avoid=attempts.avoid, last=attempts.last, is_second_opinion=True)
+
+
 _RETRYING: Final = Retrying()
 
 
 def _state(attempts: Attempts, now: float) -> RetryCallState:
     """Return the state as tenacity's objects read it, on our clock instead of theirs."""
     state = RetryCallState(_RETRYING, fn=None, args=(), kwargs={})
-    state.attempt_number = attempts.counted
+    state.attempt_number = max(attempts.counted, 1)
     state.start_time = attempts.started_at
     state.outcome_timestamp = now
-    state.outcome = Future(attempts.counted)
+    state.outcome = Future(state.attempt_number)
     return state

@@ -15,7 +15,7 @@ from typing import Final
 
 from ...keys import ApiKey
 from ...limits import MINUTE, Costs, Metric
-from ..health.circuit_breaker import Circuit, CircuitState
+from ..health.circuit_breaker import LOCKED, Circuit, CircuitState
 from ..quota.account import Account
 from .ready_index import MANY, ReadyIndex, size_of
 
@@ -53,8 +53,16 @@ class OwnerCandidate:
         )
 
     @property
+    def has_siblings(self) -> bool:
+        """Whether more than one of its keys is in use."""
+        return sum(circuit.usable and circuit.trusted for _, circuit in self.keys) > 1
+
+    @property
     def is_dead(self) -> bool:
-        """Whether no attempt will be made here unless something is revived."""
+        """Whether no attempt will be made here for long: its keys are dead, or the model denied."""
+        family = self.family
+        if family.state is CircuitState.PARKED and family.reason != LOCKED:
+            return True
         return any(circuit.state is CircuitState.DEAD for circuit in self.circuits) or all(
             circuit.state is CircuitState.DEAD for _, circuit in self.keys
         )
@@ -74,9 +82,10 @@ class OwnerCandidate:
         A probe in flight, leave to probe, or the first answer to a key on trial, may open it at
         any moment.
         """
-        if self.is_dead or not any(s.usable and s.trusted for _, s in self.keys):
+        if self.is_dead:
             return inf
-        return max((_ends_at(s) for s in self.circuits if not s.usable), default=-inf)
+        keys = min(_key_ends_at(circuit) for _, circuit in self.keys)
+        return max([keys, *(_ends_at(s) for s in self.circuits if not s.usable)])
 
     def next_key(self) -> tuple[ApiKey, Circuit]:
         """Return the key whose turn it is: keys of one owner share all, so they rotate evenly."""
@@ -262,6 +271,12 @@ class CandidateSet:
         supply = self.supply(now)
         seconds = (costs[metric] / rate for metric, _, rate in supply if rate)
         return max(seconds, default=costs[Metric.REQUESTS])
+
+
+def _key_ends_at(circuit: Circuit) -> float:
+    if circuit.usable:
+        return -inf if circuit.trusted else inf
+    return inf if circuit.state is CircuitState.DEAD else _ends_at(circuit)
 
 
 def _ends_at(circuit: Circuit) -> float:

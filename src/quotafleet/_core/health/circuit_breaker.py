@@ -5,16 +5,29 @@ owner's model family, a provider's model family. Each is in one of these states:
 
     CLOSED      in use
     OPEN        left alone until an instant, after faults or an overload
-    PARKED      left alone for long: no credit, a spend limit reached
+    PARKED      left alone for long, then probed: no credit, a model denied, nothing but refusals
     HALF_OPEN   the instant has come: a single attempt may probe
     PROBING     that attempt is in flight, all others keep away
-    DEAD        not asked again until it is revived: revoked, or denied the model
+    DEAD        a key that its provider named as revoked: probed at long intervals, or revived
     CLAIMING_PROBE  the instant has come, and this process asks the others for leave to probe
 
 Where processes share health, one of them probes: a circuit whose instant has come is
 CLAIMING_PROBE, and becomes HALF_OPEN in the process that may, for a short while; in the others it
 is PROBING until the result is told, or until the claim on the probe ends. If nobody answers, each
 probes by itself.
+
+No single answer ends anything for good. A key that was answered before is OPEN at its first
+refusal, and DEAD only once a second request is refused. It is then probed after half a minute, and
+each time after twice as long: an outage of the provider's authentication ends, a revocation does
+not. A key that never worked is probed after an hour. All intervals end at a day.
+
+An answer whose kind is not certain (a status without a code) concerns its request, and moves
+nothing here. If another owner then takes the same request, the first one is *blamed*: OPEN the
+first time, PARKED when its probe is blamed again.
+
+Refusals that state no delay grow: from the second in a row on, the owner's model family is OPEN for
+2, 4 .. 60 s, and PARKED once nothing has passed for `NOTHING_PASSES_FOR` seconds. A refusal that
+states more than a minute parks the family too, so that one call probes it, and status shows it.
 
 A key that never got an answer is *on trial*: only `TRIALS` attempts may be under way with it at
 first, `TRIAL_GROWTH` times as many every `TRIAL_FOR` seconds, until one is answered. A batch that
@@ -54,6 +67,18 @@ SLOW_FAULT: Final = 10.0
 #: second, and a provider may take frequent probes amiss.
 PARK_FOR: Final = 600.0
 PARK_AT_MOST: Final = 14_400.0
+#: Seconds for which the delay that one answer states may close what other calls use.
+CLOSED_AT_MOST: Final = 60.0
+#: Seconds until a dead key is probed, doubled each time: one that never worked, and one that did.
+DEAD_FOR: Final = 3_600.0
+PROVEN_DEAD_FOR: Final = 30.0
+DEAD_AT_MOST: Final = 86_400.0
+#: Seconds of nothing but refusals that state no delay, after which a model family is parked.
+NOTHING_PASSES_FOR: Final = 180.0
+#: Seconds between probes of a model family whose refusals state a longer delay.
+LOCKED_AT_MOST: Final = 600.0
+#: The reason of a park that denies nothing: calls may wait for its end.
+LOCKED: Final = "rate_limited"
 #: Seconds after which a probe that never reported is given up.
 PROBE_FOR: Final = 900.0
 #: Seconds to wait for leave to probe: a store answers in milliseconds, or not at all.
@@ -121,12 +146,17 @@ TABLE: Final[dict[tuple[CircuitState, CircuitEvent], CircuitState]] = {
     (CircuitState.PROBING, CircuitEvent.DUE): CircuitState.HALF_OPEN,
     (CircuitState.PROBING, CircuitEvent.ABANDON): CircuitState.HALF_OPEN,
     (CircuitState.PROBING, CircuitEvent.REVIVE): CircuitState.CLOSED,
+    (CircuitState.DEAD, CircuitEvent.DUE): CircuitState.HALF_OPEN,
     (CircuitState.DEAD, CircuitEvent.REVIVE): CircuitState.CLOSED,
+    (CircuitState.HALF_OPEN, CircuitEvent.COOL): CircuitState.OPEN,
+    (CircuitState.HALF_OPEN, CircuitEvent.PARK): CircuitState.PARKED,
     # Where processes share health, CLAIM_PROBE comes in place of DUE and ABANDON.
     (CircuitState.OPEN, CircuitEvent.CLAIM_PROBE): CircuitState.CLAIMING_PROBE,
     (CircuitState.PARKED, CircuitEvent.CLAIM_PROBE): CircuitState.CLAIMING_PROBE,
     (CircuitState.PROBING, CircuitEvent.CLAIM_PROBE): CircuitState.CLAIMING_PROBE,
     (CircuitState.CLAIMING_PROBE, CircuitEvent.DUE): CircuitState.HALF_OPEN,  # nobody answered
+    (CircuitState.DEAD, CircuitEvent.CLAIM_PROBE): CircuitState.CLAIMING_PROBE,
+    (CircuitState.CLAIMING_PROBE, CircuitEvent.COOL): CircuitState.OPEN,
     (CircuitState.CLAIMING_PROBE, CircuitEvent.PARK): CircuitState.PARKED,
     (CircuitState.CLAIMING_PROBE, CircuitEvent.KILL): CircuitState.DEAD,
     (CircuitState.CLAIMING_PROBE, CircuitEvent.REVIVE): CircuitState.CLOSED,
@@ -150,8 +180,10 @@ FAULTS: Final = {
     Kind.OVERLOADED: (FaultScope.PROVIDER_MODEL, CircuitEvent.COOL),
     Kind.QUOTA_EXHAUSTED: (FaultScope.OWNER, CircuitEvent.PARK),
     Kind.KEY_INVALID: (FaultScope.KEY, CircuitEvent.KILL),
-    Kind.ACCESS_DENIED: (FaultScope.OWNER_MODEL, CircuitEvent.KILL),
+    Kind.ACCESS_DENIED: (FaultScope.OWNER_MODEL, CircuitEvent.PARK),
 }
+#: Kinds that are verdicts on the request unless they are certain.
+REQUEST_LEVEL: Final = frozenset({Kind.KEY_INVALID, Kind.ACCESS_DENIED, Kind.BAD_REQUEST})
 
 #: Outcomes that tell that a probe reached a provider which answers.
 ANSWERED: Final = frozenset(
@@ -194,6 +226,9 @@ class Circuit:
         "state",
         "trials",
         "until",
+        "untold",
+        "untold_at",
+        "untold_since",
     )
 
     def __init__(self, name: str) -> None:
@@ -214,6 +249,10 @@ class Circuit:
         self.proven = False
         self.trials = 0
         self.allowed = TRIALS
+        #: Of an owner's model family: refusals in a row that stated no delay, the instant of the
+        #: first, and of the last.
+        self.untold = 0
+        self.untold_since = self.untold_at = -inf
         #: Of an owner's model family: no more is granted before this instant; -infinite = now.
         self.pauses_until = -inf
 
@@ -243,6 +282,10 @@ class Circuit:
         self, event: CircuitEvent, now: float, *, retry_after: float | None = None, reason: str = ""
     ) -> bool:
         """Move by the table; return whether the state changed."""
+        if event is CircuitEvent.KILL and self.state is CircuitState.CLOSED and self.proven:
+            event = (
+                CircuitEvent.COOL
+            )  # the first refusal of a key that works: another is to confirm
         if self.state is CircuitState.CLOSED and not self._breaks(event):
             return False
         state = TABLE.get((self.state, event))
@@ -254,7 +297,7 @@ class Circuit:
         self.until = now + self._lasts(state, retry_after)
         if state is CircuitState.CLOSED:
             self.flaky = event is CircuitEvent.SUCCESS
-            self._begin_anew()
+            self._begin_anew(proven=self.flaky and self.proven)
         return True
 
     def apply_change(self, change: HealthChange, now: float) -> bool:
@@ -276,10 +319,25 @@ class Circuit:
         """What other processes are to know."""
         return HealthChange(self.name, self.state, self.until, self.reason, self.consecutive_opens)
 
-    def _begin_anew(self) -> None:
+    def refused_untold(self, granted_at: float, now: float) -> float | None:
+        """Count a refusal that stated no delay; return the seconds to keep away from now on.
+
+        ``None`` = not more than any refusal asks for. Refusals of attempts that were granted before
+        the last one say nothing new.
+        """
+        if granted_at < self.untold_at:
+            return None
+        if not self.untold:
+            self.untold_since = now
+        self.untold += 1
+        self.untold_at = now
+        return min(2.0 ** (self.untold - 1), CLOSED_AT_MOST) if self.untold > 1 else None
+
+    def _begin_anew(self, *, proven: bool = False) -> None:
         self.consecutive_opens = 0
+        self.untold = 0
         self.reason = ""
-        self.proven = False  # a key that comes back is on trial again
+        self.proven = proven  # a key that is revived is on trial again
         self.trials, self.allowed = 0, TRIALS
 
     def _breaks(self, event: CircuitEvent) -> bool:
@@ -301,16 +359,22 @@ class Circuit:
             return PROBE_FOR
         if state is CircuitState.CLAIMING_PROBE:
             return ASK_FOR
-        if state not in (CircuitState.OPEN, CircuitState.PARKED):
-            return inf
-        if state is CircuitState.OPEN:
-            lasts = min(
-                OPEN_FOR * 2.0 ** max(0, self.consecutive_opens - OPENINGS_ALIKE), OPEN_AT_MOST
-            )
-        else:
-            lasts = min(PARK_FOR * 2.0**self.consecutive_opens, PARK_AT_MOST)
-        self.consecutive_opens = min(self.consecutive_opens + 1, 30)
-        return max(lasts, retry_after or 0.0)
+        opens = self.consecutive_opens
+        match state:
+            case CircuitState.OPEN:
+                lasts = min(OPEN_FOR * 2.0 ** max(0, opens - OPENINGS_ALIKE), OPEN_AT_MOST)
+                lasts = max(lasts, min(retry_after or 0.0, CLOSED_AT_MOST))
+            case CircuitState.PARKED if retry_after is not None:
+                lasts = min(max(retry_after, OPEN_FOR), PARK_AT_MOST)
+            case CircuitState.PARKED:
+                lasts = min(PARK_FOR * 2.0**opens, PARK_AT_MOST)
+            case CircuitState.DEAD:
+                first, before = (PROVEN_DEAD_FOR, 1) if self.proven else (DEAD_FOR, 0)
+                lasts = min(first * 2.0 ** max(0, opens - before), DEAD_AT_MOST)
+            case _:
+                return inf
+        self.consecutive_opens = min(opens + 1, 30)
+        return lasts
 
 
 def rests_for(outcome: Outcome, took: float) -> float | None:
@@ -331,10 +395,47 @@ def rests_for(outcome: Outcome, took: float) -> float | None:
 def told_by(outcome: Outcome) -> tuple[FaultScope, CircuitEvent] | None:
     """Return which circuit an outcome speaks of, and what it says. ``None`` = of none."""
     told = FAULTS.get(outcome.kind)
-    if told is None:
+    if told is None or not (outcome.certain or outcome.kind not in REQUEST_LEVEL):
         return None
     level, event = told
+    if outcome.kind is Kind.QUOTA_EXHAUSTED and outcome.scope == "key":
+        level = FaultScope.KEY  # a spend limit of the key's own
     if level is FaultScope.OWNER_MODEL and not outcome.model_only:
+        if outcome.scope is None:
+            return None
         # Denied whatever the model: the key's own address list, or its permissions.
         level = FaultScope.KEY if outcome.scope == "key" else FaultScope.OWNER
     return level, event
+
+
+def is_uncertain(outcome: Outcome) -> bool:
+    """Whether an answer is a verdict on its request that another owner may not share."""
+    return not outcome.certain and outcome.kind in REQUEST_LEVEL
+
+
+def is_answered(outcome: Outcome) -> bool:
+    """Whether an outcome shows that a probe reached a provider which serves this owner."""
+    return outcome.kind in ANSWERED and not is_uncertain(outcome)
+
+
+def states_no_delay(outcome: Outcome) -> bool:
+    """Whether an outcome is a rate limit that says neither which one nor until when."""
+    return (
+        outcome.kind in (Kind.RATE_LIMITED, Kind.SLOW_DOWN)
+        and outcome.retry_after is None
+        and (outcome.limit is None or outcome.period is None or outcome.metric is None)
+    )
+
+
+def locked_for(outcome: Outcome) -> float | None:
+    """Return the seconds until a rate limit's long delay is probed; ``None`` = it is short.
+
+    What a bucket of ours explains needs no lock: the bucket says when.
+    """
+    delay = outcome.retry_after
+    if outcome.kind not in (Kind.RATE_LIMITED, Kind.SLOW_DOWN) or delay is None:
+        return None
+    is_explained = None not in (outcome.metric, outcome.limit, outcome.period)
+    if delay <= CLOSED_AT_MOST or is_explained:
+        return None
+    return min(delay, LOCKED_AT_MOST)

@@ -20,6 +20,7 @@ class Account:
     __slots__ = (
         "assumed",
         "buckets",
+        "doubts",
         "family",
         "granted",
         "heard_at",
@@ -34,6 +35,8 @@ class Account:
         self.project = project
         self.family = family
         self.buckets: tuple[TokenBucket, ...] = ()
+        #: Of limits that an answer stated far below what was known: which request's, and how much.
+        self.doubts: dict[str, tuple[int, float]] = {}
         self.in_flight = 0
         self.granted = 0
         #: Nothing is granted before this instant: a refusal that named no bucket of ours.
@@ -90,6 +93,25 @@ class Account:
                 if seconds > most:
                     most = seconds
         return most
+
+    def revive(self, now: float, *, is_named: bool) -> bool:
+        """Forget what answers taught of it; return whether that had kept calls away.
+
+        Args:
+            now: the instant.
+            is_named: forget what is no trouble too. A limit that only answers taught goes, and is
+                taught again by the next one.
+        """
+        misled = self.not_before > now or any(bucket.is_misled for bucket in self.buckets)
+        if misled or is_named:
+            self.not_before = -inf
+            self.doubts.clear()
+            for bucket in self.buckets:
+                bucket.forget(now)
+            if self.assumed is not None:
+                self.assumed = AimdLimit()
+            self.buckets = tuple(b for b in self.buckets if b.configured is not None)
+        return misled
 
     def too_large(self, costs: Costs) -> TokenBucket | None:
         """Return the bucket that would never admit the call, if one is so small."""

@@ -18,6 +18,7 @@ from typing import Final
 
 from ...limits import OWNER_WIDE, RULES, Costs, Limits
 from ...outcomes import Kind, Outcome, Reading
+from . import doubts
 from .account import Account, scope_of
 from .aimd import AimdLimit
 from .header_readings import bucket_of, mark_of, name_of
@@ -38,6 +39,12 @@ from .token_bucket import MARGIN, WINDOW, TokenBucket
 LIFETIME: Final = 900.0
 #: Seconds to keep away from an owner that refused without saying for how long.
 UNKNOWN_REFUSAL: Final = 1.0
+#: Seconds that a refusal which no bucket explains keeps calls away at most; health probes longer
+#: delays.
+UNEXPLAINED_AT_MOST: Final = 60.0
+#: How many times what was planned an answer's usage may be. Prompts are estimated within a factor
+#: of four; more is an error of the endpoint, and would be a debt of years.
+OVERUSE: Final = 16.0
 #: ``retry-after`` is in whole seconds, rounded up.
 ROUNDED: Final = 1.0
 
@@ -130,6 +137,8 @@ class Ledger:
         may_fit = False
         for account in claim.accounts:
             at = account.ready_at(costs, now)
+            if at > now and account.doubts and doubts.try_again(account, now):
+                at = account.ready_at(costs, now)
             if at <= now:
                 at = _guarded_until(guards, account, costs) if guards else now
                 if at <= now:
@@ -196,6 +205,8 @@ class Ledger:
                 bucket.pending -= taken[metric]
             back = held[metric] - used[metric]
             if back:
+                if back < -bucket.limit:  # more than the limit itself: bounded by what was planned
+                    back = max(back, min(-bucket.limit, -OVERUSE * taken[metric]))
                 bucket.settled(back, now)
                 if back > 0:
                     freed = True
@@ -252,6 +263,11 @@ class Ledger:
                 self._learn(reservation, reading, now)
                 continue
             bucket, limit = mark[0], reading.limit
+            if limit * doubts.FAR_BELOW < bucket.limit:
+                if not self._believes(reservation, bucket, limit):
+                    reservation.account.heard_at = -inf  # the next answer's headers matter
+                    continue
+                doubts.lower(bucket, now)
             reservation.account.assumed = None
             bucket.refill(now)
             before = bucket.level
@@ -277,8 +293,17 @@ class Ledger:
         project = account.project if reading.project else None
         scope = scope_of(account.organization, project)
         key = (scope, account.family, name)
-        if key in self._buckets:
+        known = self._buckets.get(key)
+        if known is not None and known in account.buckets:
             return  # learned from another answer while this one was on its way
+        if reading.limit < doubts.LEAST_LIMIT and not doubts.is_believed(
+            account,
+            name,
+            reading.limit,
+            least=doubts.LEAST_LIMIT,
+            request=reservation.number,
+        ):
+            return
         bucket = TokenBucket(
             scope=scope,
             name=name,
@@ -298,6 +323,16 @@ class Ledger:
         for other in self._accounts.values():
             if _shares(other, account, project):
                 other.buckets = (*other.buckets, bucket)
+
+    @staticmethod
+    def _believes(reservation: Reservation, bucket: TokenBucket, limit: float) -> bool:
+        return doubts.is_believed(
+            reservation.account,
+            bucket.name,
+            limit,
+            least=bucket.limit / doubts.FAR_BELOW,
+            request=reservation.number,
+        )
 
     def _refused(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
         """Believe a refusal: nothing of its size is admitted before the told instant."""
@@ -324,7 +359,7 @@ class Ledger:
         self, reservation: Reservation, account: Account, after: float, now: float
     ) -> None:
         """Believe a refusal that named no limit of ours."""
-        account.not_before = max(account.not_before, now + after)
+        account.not_before = max(account.not_before, now + min(after, UNEXPLAINED_AT_MOST))
         assumed = account.assumed
         if assumed is None:
             return
@@ -365,6 +400,10 @@ class Ledger:
             return bucket_of(account, reading)
         account.assumed = None
         bucket.refill(now)
+        if reading.limit * doubts.FAR_BELOW < bucket.limit:
+            if not self._believes(reservation, bucket, reading.limit):
+                return None
+            doubts.lower(bucket, now)
         bucket.learn(reading.limit, min(bucket.ceiling, reading.limit))
         return bucket
 

@@ -51,6 +51,8 @@ WARY_SECONDS: Final = 2.0
 #: Seconds in which a limit per minute is enforced that isn't by the minute: "60,000 requests/minute
 #: may be enforced as 1,000 requests/second" (OpenAI help centre).
 WINDOW: Final = 1.0
+#: How many times its limit a bucket may owe before that counts as an error of what was reported.
+LONGEST_DEBT: Final = 2.0
 #: Relative slack of comparisons, so that waking at a computed instant finds enough.
 EPSILON: Final = 1e-9
 #: OpenAI's advice on "slow_down": grow at most 50 % per 15 minutes (Error codes guide, 2026-11).
@@ -86,6 +88,7 @@ class TokenBucket:
 
     __slots__ = (
         "at",
+        "believed_until",
         "burst",
         "calibration",
         "capacity",
@@ -94,6 +97,7 @@ class TokenBucket:
         "corrected",
         "level",
         "limit",
+        "limit_before",
         "metric",
         "name",
         "pending",
@@ -144,6 +148,9 @@ class TokenBucket:
         self.returned = 0.0
         #: Until then the margin is kept whole, since something was refused.
         self.wary_until = -inf
+        #: When a limit that was far below the one before is doubted again; infinite = it isn't.
+        self.believed_until = inf
+        self.limit_before = limit
 
     @classmethod
     def of(cls, limit: Limit, scope: str, now: float) -> TokenBucket:
@@ -365,6 +372,31 @@ class TokenBucket:
             self.burst = max(1.0, self.limit / self.period * window)
             self._adopt(self.limit, self.ceiling)
             self._correct(0.0)
+
+    def restore(self) -> bool:
+        """Adopt the limit again that held before a doubted one; return whether that is higher."""
+        self.believed_until = inf
+        if self.limit_before <= self.limit:
+            return False
+        self._adopt(self.limit_before, self.limit_before)
+        return True
+
+    @property
+    def is_misled(self) -> bool:
+        """Whether answers have brought it below what its user stated, or into a debt for long."""
+        owed = -self.level > self.limit * LONGEST_DEBT
+        stated = self.configured
+        return owed or (stated is not None and self.limit < stated.amount)
+
+    def forget(self, now: float) -> None:
+        """Forget what answers taught: the stated limit, the plain price, a full bucket."""
+        self.at = max(self.at, now)
+        self.burst, self.price, self.throttle, self.wary_until = None, 1.0, 1.0, -inf
+        self.believed_until = inf
+        self.calibration = Calibration() if self.metric in PRICED else None
+        limit = self.limit if self.configured is None else self.configured.amount
+        self._adopt(limit, limit)
+        self._correct(self.capacity - self.level)
 
     def merge(self, other: TokenBucket, now: float) -> None:
         """Take over another bucket that turned out to be this one: both were spent from it."""

@@ -10,7 +10,7 @@ from typing import Final, get_args
 
 from ...errors import ConfigError
 from ...keys import ApiKey
-from ...outcomes import OK, Observation, Outcome
+from ...outcomes import Observation, Outcome
 from ...protocols import Plan, TokenCounter
 from ...tokens import bytes4
 from ...usage import Usage
@@ -100,9 +100,7 @@ class OpenAI:
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Read what an answer meant."""
-        if 200 <= status < 300:
-            return OK
-        return _errors.outcome(_errors.fault(status, body), RULES, headers)
+        return _errors.answer(status, headers, body, RULES, counts_refused=True)
 
     def read_event(self, data: bytes) -> Outcome | None:
         """Read an event of a stream, bare or with its ``data:`` lines; ``None`` = no error."""
