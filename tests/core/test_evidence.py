@@ -178,8 +178,16 @@ def test_a_request_that_two_owners_refuse_is_the_callers() -> None:
     assert unavailable(world) == []
 
 
-def test_a_denied_model_is_probed_and_fails_at_once_meanwhile() -> None:
-    denied = answer(Kind.ACCESS_DENIED, scope="organization", model_only=True)
+@pytest.mark.parametrize(
+    "denied",
+    [
+        answer(Kind.ACCESS_DENIED, scope="organization", model_only=True),
+        answer(Kind.ACCESS_DENIED, scope="provider"),
+        answer(Kind.ACCESS_DENIED, scope="key"),
+    ],
+    ids=["model", "country", "address"],
+)
+def test_what_is_denied_is_probed_and_fails_at_once_meanwhile(denied: Outcome) -> None:
     world = fleet(2)
     calls = Calls(world, lambda key, now, model: denied if now < 500 else OK)
     calls.call(0.0)

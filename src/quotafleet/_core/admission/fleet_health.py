@@ -19,7 +19,7 @@ from typing import Final, assert_never
 
 from ...keys import ApiKey
 from ...limits import Costs
-from ...outcomes import Outcome
+from ...outcomes import Kind, Outcome
 from ..fleet.candidates import CandidateSet, OwnerCandidate
 from ..fleet.fleet import Fleet
 from ..health.circuit_breaker import (
@@ -149,6 +149,7 @@ class HealthTracker:
             level, event = told
             circuit = self._spoken_of(grant, level, outcome)
             if grant.at >= circuit.since:
+                circuit.denied = outcome.kind is Kind.ACCESS_DENIED
                 self._apply(
                     circuit,
                     event,

@@ -63,8 +63,8 @@ class OwnerCandidate:
         family = self.family
         if family.state is CircuitState.PARKED and family.reason != LOCKED:
             return True
-        return any(circuit.state is CircuitState.DEAD for circuit in self.circuits) or all(
-            circuit.state is CircuitState.DEAD for _, circuit in self.keys
+        return any(circuit.is_hopeless for circuit in self.circuits) or all(
+            circuit.is_hopeless for _, circuit in self.keys
         )
 
     @property

@@ -216,6 +216,7 @@ class Circuit:
     __slots__ = (
         "allowed",
         "consecutive_opens",
+        "denied",
         "faults",
         "flaky",
         "name",
@@ -239,6 +240,8 @@ class Circuit:
         #: The instant when OPEN, PARKED or PROBING ends.
         self.until = inf
         self.faults = 0
+        #: It is parked since it was denied something: calls don't wait for the end of that.
+        self.denied = False
         #: Its last faults were followed by an answer.
         self.flaky = False
         #: How often in a row it was left alone: the exponent of the backoff.
@@ -265,6 +268,13 @@ class Circuit:
         if self.pauses_until > -inf:
             return False
         return self.state is CircuitState.CLOSED or self.state is CircuitState.HALF_OPEN
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no call should wait for it."""
+        return self.state is CircuitState.DEAD or (
+            self.state is CircuitState.PARKED and self.denied
+        )
 
     @property
     def condition(self) -> str:
