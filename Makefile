@@ -42,7 +42,7 @@ test: .venv/.synced  ## run all tests (openai 2.x)
 	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/integrations/litellm $(ARGS)
 
 test-openai3: .venv-openai3/.synced  ## run the tests of what stands on the SDK with openai 3.x
-	@$(BIN3)/python -m pytest $(PARALLEL) tests/transport tests/integrations/langchain $(ARGS)
+	@$(BIN3)/python -m pytest $(PARALLEL) tests/transport tests/typing tests/integrations/langchain $(ARGS)
 
 test-litellm: .venv-litellm/.synced  ## run the tests of the LiteLLM adapter, and mypy over it
 	@$(BINL)/mypy -p litellm_quotafleet

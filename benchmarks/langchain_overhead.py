@@ -24,7 +24,7 @@ from turns import Compared, compare
 
 from langchain_quotafleet import ChatOpenAI
 from quotafleet import KeyPool, Organization
-from quotafleet._core import claims
+from quotafleet._core.quota import reservations
 from quotafleet.testing import MockFleet, MockSettings, serve_process
 
 MODEL: Final = "gpt-4o-mini"
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--all-headers", action="store_true")
     options = parser.parse_args()
     if options.all_headers:
-        claims.RECENT = 0.0  # type: ignore[misc] # so that no answer follows another closely
+        reservations.RECENT = 0.0  # type: ignore[misc] # so that no answer follows another closely
     fleet = MockFleet.simple({"acme": {"rpm": 6_000_000, "tpm": 2_000_000_000}})
     with serve_process(fleet, settings=MockSettings(ramp_base_tokens=None)) as server:
         place: dict[str, Any] = {"model": MODEL, "base_url": server.base_url, "stream_usage": True}

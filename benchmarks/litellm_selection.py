@@ -19,7 +19,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
 
-from litellm_quotafleet import QuotafleetRouting, _leases
+from litellm_quotafleet import QuotafleetRouting, _open_attempts
 
 MESSAGES = [{"role": "user", "content": "What is a fleet?"}]
 ROUND = 100
@@ -46,7 +46,7 @@ async def time_of(router: Any) -> float:
         await router.async_get_available_deployment(
             model="fast", messages=MESSAGES, request_kwargs=kwargs
         )
-        held = _leases.take(kwargs)
+        held = _open_attempts.take(kwargs)
         if held is not None:
             await held.adone(None, {})
     return (time.process_time() - began) / ROUND

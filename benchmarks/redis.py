@@ -33,7 +33,7 @@ import redis.asyncio
 from tests.stores.redis_kit import TestServer, serving
 
 from quotafleet import ApiKey, Demand, Limits, Secret, Usage
-from quotafleet._core.claims import Claim, Reservation, Settlement
+from quotafleet._core.quota.reservations import Claim, Reservation, Settlement
 from quotafleet.stores.redis import RedisStore
 
 FLEET = Path(__file__).parents[1] / "tests" / "stores" / "fleet.py"

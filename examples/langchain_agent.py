@@ -26,7 +26,9 @@ agent = create_agent(
 
 def main() -> None:
     """Ask about the weather, and say which keys answered."""
-    result = agent.invoke({"messages": [("user", "How is the weather in Oslo?")]})
+    result = agent.invoke(
+        {"messages": [{"role": "user", "content": "How is the weather in Oslo?"}]}
+    )
     for message in result["messages"]:
         by = message.response_metadata.get("quotafleet", {}).get("key_id", "")
         print(f"{message.type:6} {message.text or message.tool_calls} {by}")

@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from quotafleet import ConfigError, KeyPool
-from quotafleet._limits import RULES, Limit
 from quotafleet.config import ReadableSecretWarning, json_schema, load, load_default
+from quotafleet.limits import RULES, Limit
 
 SECRET = "sk-test-0123456789-abcdefgh"
 OTHER = "sk-test-9876543210-hgfedcba"
@@ -111,7 +111,7 @@ def test_a_pool_is_made_of_a_path_as_text_and_of_a_dict(file: Path) -> None:
 
 
 def test_what_is_left_out_is_left_to_the_pool() -> None:
-    assert set(load(config())) == {"organizations", "strategy", "retry"}
+    assert set(load(config())) == {"organizations", "providers", "strategy", "retry"}
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -465,6 +465,7 @@ def test_the_schema_knows_every_limit_and_forbids_the_unknown() -> None:
     tables = json_schema()["$defs"]
     assert isinstance(tables, dict)
     assert set(tables["LimitsTable"]["properties"]) == set(RULES)
+    assert tables.pop("ProviderTable")["additionalProperties"] is True, "a provider of one's own"
     assert all(table["additionalProperties"] is False for table in tables.values())
 
 

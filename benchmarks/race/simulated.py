@@ -21,12 +21,12 @@ from benchmarks.race.result import Result, taken
 from benchmarks.race.scenarios import AT_A_TIME, MODEL, SCENARIOS, Job, Scenario
 
 from quotafleet import KeyPool, Limits, Organization, RetryPolicy
-from quotafleet._core.effects import Send
-from quotafleet._core.flow import Reply
+from quotafleet._core.admission.effects import Send
+from quotafleet._core.call.flow import AttemptResult
 from quotafleet._lease import Lease
-from quotafleet._outcome import OK, Kind, Outcome
-from quotafleet._protocols import Plan
 from quotafleet.errors import CannotServe
+from quotafleet.outcomes import OK, Kind, Outcome
+from quotafleet.protocols import Plan
 from quotafleet.providers.openai import OpenAI
 from quotafleet.simulate import Process, Simulation
 from quotafleet.strategies import strategy
@@ -45,7 +45,7 @@ LATENCY: Final = 0.004
 class Flight(Process[Any]):
     """A call whose request takes time to arrive."""
 
-    arrive: Callable[[Any], tuple[float, Reply[object]]]
+    arrive: Callable[[Any], tuple[float, AttemptResult[object]]]
     way: Callable[[], float]
     work: Callable[[float], float]
 
@@ -65,7 +65,7 @@ class Flight(Process[Any]):
         wake = super()._waker()
         return lambda: self._simulation.at(self.work(0.0), wake)
 
-    def _read(self, reply: Reply[object]) -> None:
+    def _read(self, reply: AttemptResult[object]) -> None:
         self._simulation.at(self.work(READING), lambda: self.resume(reply))
 
 
@@ -183,7 +183,7 @@ class Race:
         flight.arrive = lambda grant: self._arrive(self.pool.leased(grant), job)
         flight.resume()
 
-    def _arrive(self, lease: Lease, job: Job) -> tuple[float, Reply[object]]:
+    def _arrive(self, lease: Lease, job: Job) -> tuple[float, AttemptResult[object]]:
         call = MockCall(
             secret=lease.secret.reveal(),
             model=MODEL,
@@ -195,7 +195,7 @@ class Race:
             exchange.abort(0)
             kind = Kind.TIMEOUT if exchange.drop == "timeout" else Kind.NETWORK
             wait = self.scenario.timeout if exchange.drop == "timeout" else back
-            return wait, Reply(outcome=Outcome(kind=kind, charged=True), response=exchange)
+            return wait, AttemptResult(outcome=Outcome(kind=kind, charged=True), response=exchange)
         rules = self.pool.provider(lease._grant.key)
         headers = {name.lower(): value for name, value in exchange.headers()}
         observation = rules.observe(exchange.status, headers)
@@ -205,7 +205,7 @@ class Race:
             if outcome.kind is Kind.RATE_LIMITED:
                 self.refusals.append((self.clock.now(), lease.owner, outcome.code))
         exchange.finish()
-        return exchange.latency_s + back, Reply(
+        return exchange.latency_s + back, AttemptResult(
             outcome=outcome, response=exchange, observation=observation
         )
 

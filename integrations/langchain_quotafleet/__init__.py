@@ -9,10 +9,10 @@ needs the package `langchain`) is for agents.
 
 from typing import TYPE_CHECKING, Any
 
-from ._chat import AzureChatOpenAI, ChatOpenAI
+from ._chat_models import AzureChatOpenAI, ChatOpenAI
+from ._completion_models import AzureOpenAI, OpenAI
 from ._embeddings import AzureOpenAIEmbeddings, OpenAIEmbeddings
-from ._llms import AzureOpenAI, OpenAI
-from ._replace import install, uninstall
+from ._patch import install, uninstall
 from .pool_model import ChatPool
 
 if TYPE_CHECKING:

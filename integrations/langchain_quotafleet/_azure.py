@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Final
 
 from quotafleet import KeyPool
 
-from ._install import Pooled
-from ._sources import Keys
+from ._api_keys import Keys
+from ._drop_in import PooledModel
 
 #: The resource of models that have only a pool. The name never resolves (RFC 6761).
 _NO_RESOURCE: Final = "http://quotafleet.invalid"
@@ -16,7 +16,7 @@ _NO_RESOURCE: Final = "http://quotafleet.invalid"
 _ENTRA: Final = ("azure_ad_token", "azure_ad_token_provider", "azure_ad_async_token_provider")
 
 
-class OnAzure(Pooled):
+class OnAzure(PooledModel):
     """What a drop-in is whose keys are those of Azure's resources."""
 
     _provider: ClassVar[str] = "azure"

@@ -15,16 +15,16 @@ from pydantic import model_validator
 
 from quotafleet import ConfigError, KeyPool, TooLarge
 
+from ._answer_metadata import AnswerLog
 from ._azure import OnAzure
-from ._facts import Heard
-from ._install import Pooled
-from ._packing import budget, halves, packed
+from ._drop_in import PooledModel
+from ._embedding_batches import budget, halves, packed
 
 #: Pieces of one `create` that are under way at a time: the pool says when each may go.
 _AT_ONCE: Final = 64
 
 
-class PooledVectors(Pooled):
+class PooledVectors(PooledModel):
     """What the embedding models add to stock's: hints to each request, packing of the texts."""
 
     _resource: ClassVar[str] = "embeddings"
@@ -87,7 +87,7 @@ class PackedEmbeddings(Embeddings):
 
     def _one(self, piece: Any, model: Any, options: dict[str, Any]) -> CreateEmbeddingResponse:
         try:
-            with Heard():
+            with AnswerLog():
                 return super().create(input=piece, model=model, **options)
         except openai.RateLimitError as error:
             if not _can_be_halved(piece, error):
@@ -121,7 +121,7 @@ class AsyncPackedEmbeddings(AsyncEmbeddings):
         self, piece: Any, model: Any, options: dict[str, Any]
     ) -> CreateEmbeddingResponse:
         try:
-            with Heard():
+            with AnswerLog():
                 return await super().create(input=piece, model=model, **options)
         except openai.RateLimitError as error:
             if not _can_be_halved(piece, error):

@@ -11,10 +11,11 @@ from typing import Annotated, Any, NotRequired
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
 
+from quotafleet import Priority
 from quotafleet._clock import Clock, SystemClock
 
-from ._checks import check_priority, check_seconds, check_tenant
-from ._install import Pooled
+from ._drop_in import PooledModel
+from ._validation import check_priority, check_seconds, check_tenant
 from .pool_model import ChatPool
 
 
@@ -49,7 +50,7 @@ class QuotafleetMiddleware(AgentMiddleware[QuotafleetState, Any, Any]):
     def __init__(
         self,
         *,
-        priority: str | None = None,
+        priority: Priority | None = None,
         wait_timeout: float | None = None,
         deadline_after: float | None = None,
         tenant: str | Callable[[ModelRequest[Any]], str | None] | None = None,
@@ -88,7 +89,7 @@ class QuotafleetMiddleware(AgentMiddleware[QuotafleetState, Any, Any]):
 
     def _told(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         model = request.model
-        if not isinstance(model, (Pooled, ChatPool)):
+        if not isinstance(model, (PooledModel, ChatPool)):
             return request
         said: dict[str, Any] = {n: value for n, value in self._said.items() if value is not None}
         tenant = self._tenant

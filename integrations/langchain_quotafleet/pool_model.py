@@ -20,16 +20,14 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SkipValidation, model_validator
 
-from quotafleet import ConfigError, Demand, KeyPool, Lease, Organization
-from quotafleet._core.flow import ABANDONED, Order, Reply
-from quotafleet._outcome import OK
+from quotafleet import ConfigError, Demand, KeyPool, Lease, Organization, Priority
+from quotafleet._core.call.flow import ABANDONED, AttemptResult, CallOptions
+from quotafleet.outcomes import OK
 
-from ._batch import PacedBatch
-from ._checks import check_priority, check_seconds
-from ._facts import NAME, Heard, atell, tell
-from ._foreign import (
+from ._answer_metadata import NAME, AnswerLog, atell, tell
+from ._any_chat_model import (
     achunks_of,
     aclose,
     bound_to,
@@ -45,12 +43,14 @@ from ._foreign import (
     usage_of,
     with_leaf,
 )
-from ._runs import ToldStreams
+from ._batch import PacedBatch
+from ._stream_callbacks import AnnotatedStreams
+from ._validation import check_priority, check_seconds
 
 Model = tuple[BaseChatModel, dict[str, Any]]
 
 
-class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
+class ChatPool(PacedBatch, AnnotatedStreams, BaseChatModel):
     """A chat model that sends each call through one of several, as a pool decides.
 
     Args:
@@ -82,7 +82,8 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
 
     models: dict[str, Any] = Field(exclude=True, repr=False)
     pool: Any = Field(default=None, exclude=True, repr=False)
-    priority: str | None = Field(default=None, exclude=True)
+    # `check_priority` checks it, and its error names those that there are.
+    priority: SkipValidation[Priority | None] = Field(default=None, exclude=True)
     wait_timeout: float | None = Field(default=None, exclude=True)
     deadline_after: float | None = Field(default=None, exclude=True)
     tenant: str | None = Field(default=None, exclude=True)
@@ -228,7 +229,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     ) -> ChatResult:
         call = _Call(self, messages)
 
-        def send(lease: Lease) -> Reply[Any]:
+        def send(lease: Lease) -> AttemptResult[Any]:
             model, bound = call.begin(lease)
             try:
                 result = model._generate(messages, stop, run_manager, **{**bound, **kwargs})
@@ -251,7 +252,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     ) -> ChatResult:
         call = _Call(self, messages)
 
-        async def send(lease: Lease) -> Reply[Any]:
+        async def send(lease: Lease) -> AttemptResult[Any]:
             model, bound = await call.abegin(lease)
             try:
                 result = await model._agenerate(messages, stop, run_manager, **{**bound, **kwargs})
@@ -274,7 +275,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = _Call(self, messages)
 
-        def send(lease: Lease) -> Reply[Any]:
+        def send(lease: Lease) -> AttemptResult[Any]:
             model, bound = call.begin(lease)
             try:
                 chunks = chunks_of(model, messages, stop, **{**bound, **kwargs})
@@ -312,7 +313,7 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = _Call(self, messages)
 
-        async def send(lease: Lease) -> Reply[Any]:
+        async def send(lease: Lease) -> AttemptResult[Any]:
             model, bound = await call.abegin(lease)
             try:
                 chunks = achunks_of(model, messages, stop, **{**bound, **kwargs})
@@ -343,14 +344,14 @@ class ChatPool(PacedBatch, ToldStreams, BaseChatModel):
 
     # For the calls
 
-    def _order(self, messages: list[BaseMessage]) -> Order:
+    def _order(self, messages: list[BaseMessage]) -> CallOptions:
         if self.estimate is not None:
             demand = self.estimate(messages)
         else:
             name = self._first[0]._get_ls_params().get("ls_model_name", "")
             demand = Demand(model=name or "", input_tokens=input_tokens(messages))
         after = self.deadline_after
-        order: Order = self.pool.order(
+        order: CallOptions = self.pool.order(
             demand,
             timeout=self.wait_timeout,
             deadline=None if after is None else self.pool.clock.now() + after,
@@ -373,7 +374,7 @@ class _Call:
         self._waited_for = 0.0
         self._attempts = 0
         self.order = llm._order(messages)
-        self.heard = Heard()
+        self.heard = AnswerLog()
 
     def begin(self, lease: Lease) -> Model:
         """Return the model whose turn it is, when its rate limiter lets the attempt through."""
@@ -404,21 +405,23 @@ class _Call:
         self._waited_for += lease.waited_for
         return self._llm._model(lease)
 
-    def succeeded(self, lease: Lease, response: Any, answer: ChatGeneration | None) -> Reply[Any]:
+    def succeeded(
+        self, lease: Lease, response: Any, answer: ChatGeneration | None
+    ) -> AttemptResult[Any]:
         observation = observation_of(answer, self._provider(lease))
-        return Reply(outcome=OK, response=response, observation=observation)
+        return AttemptResult(outcome=OK, response=response, observation=observation)
 
-    def failed(self, lease: Lease, error: Exception) -> Reply[Any]:
+    def failed(self, lease: Lease, error: Exception) -> AttemptResult[Any]:
         read = outcome_of(error, self._provider(lease))
         if read is None:
             raise error
-        return Reply(outcome=read[0], response=error, observation=read[1])
+        return AttemptResult(outcome=read[0], response=error, observation=read[1])
 
     def broken(self, lease: Lease, error: Exception) -> tuple[Any, ...]:
         """Return what it means that a stream ended in an error, as `Lease.fail` takes it."""
         return outcome_of(error, self._provider(lease)) or (ABANDONED,)
 
-    def result(self, lease: Lease, reply: Reply[Any]) -> Any:
+    def result(self, lease: Lease, reply: AttemptResult[Any]) -> Any:
         """Return what the last attempt brought.
 
         Raises:

@@ -1,7 +1,7 @@
 """quotafleet under LiteLLM: a Router, plain calls and the Proxy over a fleet of keys."""
 
 from . import anthropic
-from ._replace import install, uninstall
+from ._patch import install, uninstall
 from .functions import (
     acompletion,
     aembedding,

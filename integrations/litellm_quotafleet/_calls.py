@@ -14,23 +14,23 @@ from typing import Any, Final
 
 from tenacity import stop_after_attempt
 
-from quotafleet._core.flow import Order, Reply
-from quotafleet._core.retry import RetryPolicy
+from quotafleet._core.call.flow import AttemptResult, CallOptions
+from quotafleet._core.call.retry import RetryPolicy
 from quotafleet._lease import Lease
-from quotafleet._outcome import NOTHING, OK, Kind, Outcome
-from quotafleet._protocols import Plan, Provider
-from quotafleet._usage import Demand
 from quotafleet.errors import CannotServe, ConfigError, PoolClosed
+from quotafleet.outcomes import NOTHING, OK, Kind, Outcome
 from quotafleet.pool import KeyPool
+from quotafleet.protocols import Plan, Provider
 from quotafleet.providers import provider as provider_named
+from quotafleet.usage import Demand
 
+from ._callbacks import hidden_retries_off, listen
 from ._errors import refusal
-from ._gate import Passage, gate
-from ._leases import Held, sending
-from ._listener import hidden_retries_off, listen
-from ._models import bare
-from ._reading import failure_headers, from_cache, headers_of, outcome_of, usage_of
+from ._model_list import bare
+from ._open_attempts import Held, sending
 from ._requests import plan_of
+from ._responses import failure_headers, from_cache, headers_of, outcome_of, usage_of
+from ._send_pacing import InFlightPermit, gate
 from ._streams import AsyncStream, Stream
 from ._timeouts import seconds
 
@@ -38,7 +38,7 @@ _default: KeyPool | None = None
 _making: Final = Lock()
 
 
-class Call:
+class FunctionCall:
     """One call of a LiteLLM function: what it will cost, and how an attempt is made.
 
     Args:
@@ -72,7 +72,7 @@ class Call:
         self.retry = _policy(self.pool.retry, kwargs.get("num_retries"))
 
     @property
-    def order(self) -> Order:
+    def order(self) -> CallOptions:
         """What is asked of the pool."""
         asked = self.plan.demand
         demand = Demand(
@@ -97,14 +97,14 @@ class Call:
             arguments["extra_headers"] = extra
         return self._function(**arguments)
 
-    def answered(self, lease: Lease, response: object) -> Reply[Any]:
+    def answered(self, lease: Lease, response: object) -> AttemptResult[Any]:
         """Take in an answer that is there, or a stream that began."""
         headers = headers_of(response)
         provider = self._providers[lease.provider]
         seen = provider.observe(200, headers) if headers else NOTHING
-        return Reply(outcome=OK, response=response, observation=seen)
+        return AttemptResult(outcome=OK, response=response, observation=seen)
 
-    def failed(self, lease: Lease, error: Exception) -> Reply[Any]:
+    def failed(self, lease: Lease, error: Exception) -> AttemptResult[Any]:
         """Take in that an attempt failed."""
         provider = self._providers[lease.provider]
         headers = failure_headers(error)
@@ -112,19 +112,19 @@ class Call:
         if outcome is None:  # never sent, and would not be another time
             outcome = Outcome(kind=Kind.BAD_REQUEST, code=type(error).__name__)
         seen = provider.observe(0, headers) if headers else NOTHING
-        return Reply(outcome=outcome, response=error, observation=seen)
+        return AttemptResult(outcome=outcome, response=error, observation=seen)
 
-    def held(self, lease: Lease, passage: Passage | None = None) -> Held:
+    def held(self, lease: Lease, passage: InFlightPermit | None = None) -> Held:
         """Return the lease with what is needed to end it."""
         return Held(lease, self._providers[lease.provider], self.plan, passage)
 
 
-def run(call: Call) -> Any:
+def run(call: FunctionCall) -> Any:
     """Make a call in this thread, and return LiteLLM's answer."""
     hidden_retries_off()
     listen()
 
-    def send(lease: Lease) -> Reply[Any]:
+    def send(lease: Lease) -> AttemptResult[Any]:
         before = sending.set(call.held(lease))
         try:
             return call.answered(lease, call.begin(lease))
@@ -151,13 +151,13 @@ def run(call: Call) -> Any:
     return response
 
 
-async def arun(call: Call) -> Any:
+async def arun(call: FunctionCall) -> Any:
     """Do as `run`, without blocking the event loop."""
     hidden_retries_off()
     listen()
     way = gate()
 
-    async def send(lease: Lease) -> Reply[Any]:
+    async def send(lease: Lease) -> AttemptResult[Any]:
         held = call.held(lease, way.enter())
         before = sending.set(held)
         try:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quotafleet._owners import Organization, Owners
-from quotafleet._protocols import Store, Strategy
+from quotafleet.owners import Organization, Owners
 from quotafleet.pool import KeyPool
+from quotafleet.protocols import Store, Strategy
 from quotafleet.stores import open_store
 from quotafleet.stores.memory import MemoryStore
 
-from ._models import Deployment, Fleet, fleet_of
+from ._model_list import Deployment, ModelListFleet, fleet_of
 
 
-class Maker:
+class PoolMaker:
     """Makes fleets of a ``model_list``; what owners have left survives its changes.
 
     The pools share a store, so that a deployment that stays keeps its buckets.
@@ -34,7 +34,7 @@ class Maker:
         assert self._owners is not None  # noqa: S101 - the pool asks only once it is made
         return self._owners.limits_for(organization, project, family)
 
-    def __call__(self, model_list: Sequence[Deployment]) -> Fleet:
+    def __call__(self, model_list: Sequence[Deployment]) -> ModelListFleet:
         return fleet_of(model_list, self._pool)
 
     def _pool(self, organizations: Sequence[Organization]) -> KeyPool:

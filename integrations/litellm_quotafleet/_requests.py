@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from quotafleet._protocols import Plan, Provider
+from quotafleet.protocols import Plan, Provider
 
 #: LiteLLM's mode of a model -> the path under which its provider reads such a request.
 _PATHS: Final = {

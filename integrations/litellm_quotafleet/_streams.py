@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from . import _leases
-from ._leases import Held
-from ._reading import failure_headers, outcome_of, usage_of
+from . import _open_attempts
+from ._open_attempts import Held
+from ._responses import failure_headers, outcome_of, usage_of
 
 
 def _closer(stream: object, name: str) -> Callable[[], Any] | None:
@@ -28,7 +28,7 @@ class _Watched:
         self._inner = inner
         self._last: object = None
         # The token's only home: a stream that is dropped ends its lease.
-        self._data = {"metadata": {_leases.KEY: _leases.bind(held)}}
+        self._data = {"metadata": {_open_attempts.KEY: _open_attempts.bind(held)}}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_inner":
@@ -59,7 +59,7 @@ class Stream(_Watched):
 
     def close(self) -> None:
         """End the stream half-way."""
-        held = _leases.take(self._data)
+        held = _open_attempts.take(self._data)
         if held is not None:
             held.lease.abandon()
         close = _closer(self._inner, "close")
@@ -67,7 +67,7 @@ class Stream(_Watched):
             close()
 
     def _end(self, error: Exception | None) -> None:
-        held = _leases.take(self._data)
+        held = _open_attempts.take(self._data)
         if held is None:
             return
         if error is None:
@@ -100,7 +100,7 @@ class AsyncStream(_Watched):
             await close()
 
     async def _end(self, error: BaseException | None) -> None:
-        held = _leases.take(self._data)
+        held = _open_attempts.take(self._data)
         if held is None:
             return
         if error is None:

@@ -23,7 +23,7 @@ import litellm
 
 from quotafleet.pool import KeyPool
 
-from ._calls import Call, arun, run
+from ._calls import FunctionCall, arun, run
 
 
 def completion(
@@ -31,7 +31,7 @@ def completion(
 ) -> Any:
     """Do as `litellm.completion`, with a key of the pool. See the module."""
     payload = {"model": model, "messages": messages}
-    return run(Call(litellm.completion, "chat", payload, pool, kwargs))
+    return run(FunctionCall(litellm.completion, "chat", payload, pool, kwargs))
 
 
 async def acompletion(
@@ -39,13 +39,13 @@ async def acompletion(
 ) -> Any:
     """Do as `completion`, without blocking the event loop."""
     payload = {"model": model, "messages": messages}
-    return await arun(Call(litellm.acompletion, "chat", payload, pool, kwargs))
+    return await arun(FunctionCall(litellm.acompletion, "chat", payload, pool, kwargs))
 
 
 def text_completion(prompt: Any, model: str, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
     """Do as `litellm.text_completion`, with a key of the pool. See the module."""
     payload = {"model": model, "prompt": prompt}
-    return run(Call(litellm.text_completion, "completion", payload, pool, kwargs))
+    return run(FunctionCall(litellm.text_completion, "completion", payload, pool, kwargs))
 
 
 async def atext_completion(
@@ -53,37 +53,37 @@ async def atext_completion(
 ) -> Any:
     """Do as `text_completion`, without blocking the event loop."""
     payload = {"model": model, "prompt": prompt}
-    return await arun(Call(litellm.atext_completion, "completion", payload, pool, kwargs))
+    return await arun(FunctionCall(litellm.atext_completion, "completion", payload, pool, kwargs))
 
 
 def embedding(model: str, input: Any, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
     """Do as `litellm.embedding`, with a key of the pool. See the module."""
     payload = {"model": model, "input": input}
-    return run(Call(litellm.embedding, "embedding", payload, pool, kwargs))
+    return run(FunctionCall(litellm.embedding, "embedding", payload, pool, kwargs))
 
 
 async def aembedding(model: str, input: Any, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
     """Do as `embedding`, without blocking the event loop."""
     payload = {"model": model, "input": input}
-    return await arun(Call(litellm.aembedding, "embedding", payload, pool, kwargs))
+    return await arun(FunctionCall(litellm.aembedding, "embedding", payload, pool, kwargs))
 
 
 def responses(input: Any, model: str, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
     """Do as `litellm.responses`, with a key of the pool. See the module."""
     payload = {"model": model, "input": input}
-    return run(Call(litellm.responses, "responses", payload, pool, kwargs))
+    return run(FunctionCall(litellm.responses, "responses", payload, pool, kwargs))
 
 
 async def aresponses(input: Any, model: str, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
     """Do as `responses`, without blocking the event loop."""
     payload = {"model": model, "input": input}
-    return await arun(Call(litellm.aresponses, "responses", payload, pool, kwargs))
+    return await arun(FunctionCall(litellm.aresponses, "responses", payload, pool, kwargs))
 
 
 def image_generation(prompt: str, model: str, *, pool: KeyPool | None = None, **kwargs: Any) -> Any:
     """Do as `litellm.image_generation`, with a key of the pool. See the module."""
     payload = {"model": model, "prompt": prompt}
-    return run(Call(litellm.image_generation, "image_generation", payload, pool, kwargs))
+    return run(FunctionCall(litellm.image_generation, "image_generation", payload, pool, kwargs))
 
 
 async def aimage_generation(
@@ -91,7 +91,9 @@ async def aimage_generation(
 ) -> Any:
     """Do as `image_generation`, without blocking the event loop."""
     payload = {"model": model, "prompt": prompt}
-    return await arun(Call(litellm.aimage_generation, "image_generation", payload, pool, kwargs))
+    return await arun(
+        FunctionCall(litellm.aimage_generation, "image_generation", payload, pool, kwargs)
+    )
 
 
 async def anthropic_messages(
@@ -107,4 +109,4 @@ async def anthropic_messages(
     `litellm_quotafleet.anthropic.messages` has the synchronous one.
     """
     payload = {"model": model, "messages": messages, "max_tokens": max_tokens}
-    return await arun(Call(litellm.anthropic_messages, "chat", payload, pool, kwargs))
+    return await arun(FunctionCall(litellm.anthropic_messages, "chat", payload, pool, kwargs))

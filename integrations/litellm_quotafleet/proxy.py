@@ -27,7 +27,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from quotafleet.errors import ConfigError
 from quotafleet.pool import KeyPool
 
-from . import _leases
+from . import _open_attempts
 from .routing import QuotafleetRouting
 
 log: Final = logging.getLogger("quotafleet.litellm")
@@ -56,7 +56,7 @@ class ProxyHandler(CustomLogger):
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
     ) -> None:
         """Install where that is still to be done, before the Router is asked."""
-        _leases.forget(data)
+        _open_attempts.forget(data)
         router = getattr(sys.modules.get(_PROXY), "llm_router", None)
         if router is None:
             if not self._warned:

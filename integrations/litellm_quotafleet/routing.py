@@ -15,18 +15,18 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from quotafleet._protocols import Store, Strategy
 from quotafleet.errors import CannotServe, ConfigError, PoolClosed
 from quotafleet.pool import KeyPool
+from quotafleet.protocols import Store, Strategy
 
-from . import _listener
-from ._binding import asks, bound, foreign, timeout_of, unleased
+from . import _callbacks
+from ._attempt_end import slots
 from ._errors import refusal
-from ._gate import gate
-from ._maker import Maker
-from ._models import Deployment, Fleet, fleet_in
-from ._rules import Rules, picks
-from ._slots import slots
+from ._litellm_filters import LiteLLMFilters, picks
+from ._maker import PoolMaker
+from ._model_list import Deployment, ModelListFleet, fleet_in
+from ._router_leases import asks, bound, foreign, timeout_of, unleased
+from ._send_pacing import gate
 
 log: Final = logging.getLogger("quotafleet.litellm")
 
@@ -56,7 +56,7 @@ class QuotafleetRouting:
     def __init__(
         self,
         router: Router,
-        make: Callable[[Sequence[Deployment]], Fleet],
+        make: Callable[[Sequence[Deployment]], ModelListFleet],
         wait_timeout: float | None = None,
     ) -> None:
         self._router: Callable[[], Router | None] = weakref.ref(router)
@@ -65,7 +65,7 @@ class QuotafleetRouting:
         self._fleet = make(router.model_list)
         self._saved: dict[str, Any] = {}
         self._said_lost = False
-        self._rules = Rules()
+        self._rules = LiteLLMFilters()
 
     @classmethod
     def install(
@@ -102,7 +102,7 @@ class QuotafleetRouting:
         if isinstance(getattr(installed, "__self__", None), QuotafleetRouting):
             installed.__self__.uninstall()
         if pool is None:
-            make = Maker(strategy, store)
+            make = PoolMaker(strategy, store)
             routing = cls(router, make, wait_timeout)
         else:
             given = pool
@@ -132,7 +132,7 @@ class QuotafleetRouting:
         router.set_custom_routing_strategy(self)
         self._save(router, "disable_cooldowns", True)
         self._save(router, "retry_after", 0)
-        _listener.begin(self, router)
+        _callbacks.begin(self, router)
         slots(router)
         settings = getattr(router, "update_settings", None)
         if callable(settings):
@@ -159,7 +159,7 @@ class QuotafleetRouting:
         for name, value in self._saved.items():
             setattr(router, name, value)
         self._saved.clear()
-        _listener.end(self)
+        _callbacks.end(self)
 
     def noticed(self) -> None:
         """Say once that the Router doesn't ask this object any more."""
@@ -259,10 +259,10 @@ class QuotafleetRouting:
         router = self._router()
         if router is None:
             raise ConfigError("the Router of this routing is gone", cure="Install on a new one")
-        _listener.listen()  # whoever replaced `litellm.callbacks` since has left it out
+        _callbacks.listen()  # whoever replaced `litellm.callbacks` since has left it out
         return router
 
-    def _current(self, router: Router) -> Fleet:
+    def _current(self, router: Router) -> ModelListFleet:
         """Return the fleet as the Router's ``model_list`` describes it now."""
         fleet, models = self._fleet, router.model_list
         if len(models) == len(fleet.seen) and all(map(_is, models, fleet.seen)):

@@ -1,12 +1,10 @@
 """quotafleet: a fleet of API keys under the LLM framework you already use."""
 
-from ._core.retry import RetryPolicy
-from ._keys import ApiKey, Scope, Secret
+from ._core.admission.wait_queue import Priority
+from ._core.call.retry import RetryPolicy
+from ._default import default_pool
 from ._lease import Lease
-from ._limits import Limit, Limits
-from ._owners import ModelLimits, Organization, Project
 from ._status import Status
-from ._usage import Demand, Usage
 from .errors import (
     CannotServe,
     ConfigError,
@@ -18,13 +16,19 @@ from .errors import (
     TooLarge,
     WaitTimeout,
 )
+from .explain import Explanation, explain
+from .keys import ApiKey, Scope, Secret
+from .limits import Limit, Limits
+from .owners import ModelLimits, Organization, Project
 from .pool import KeyPool
+from .usage import Demand, Usage
 
 __all__ = [
     "ApiKey",
     "CannotServe",
     "ConfigError",
     "Demand",
+    "Explanation",
     "KeyPool",
     "Lease",
     "Limit",
@@ -33,6 +37,7 @@ __all__ = [
     "NoUsableKey",
     "Organization",
     "PoolClosed",
+    "Priority",
     "Project",
     "QueueFull",
     "QuotafleetError",
@@ -44,4 +49,6 @@ __all__ = [
     "TooLarge",
     "Usage",
     "WaitTimeout",
+    "default_pool",
+    "explain",
 ]

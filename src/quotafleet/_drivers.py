@@ -13,17 +13,17 @@ from threading import TIMEOUT_MAX, Event
 from typing import Final, Protocol, TypeVar
 
 from ._clock import Clock
-from ._core.claims import Answer, Reservation, Settlement
-from ._core.effects import Effect, Grant, Release, Reserve, Send, Settle, Wait
-from ._limits import Costs
-from ._protocols import Store
+from ._core.admission.effects import Effect, Grant, Release, Reserve, Send, Settle, Wait
+from ._core.quota.reservations import ClaimAnswer, Reservation, Settlement
+from .limits import Costs
+from .protocols import Store
 
 T = TypeVar("T")
 
 _UNUSED: Final[Costs] = (0, 0, 0, 0, 0, 0, 0)
 
 
-class Engine(Protocol):
+class FlowEngine(Protocol):
     """What drivers need of a pool."""
 
     @property
@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 def run(
-    engine: Engine,
+    engine: FlowEngine,
     flow: Generator[Effect, tuple[float, object], T],
     send: Callable[[Grant], object] | None = None,
 ) -> T:
@@ -74,7 +74,7 @@ def run(
         told = (engine.clock.now(), result)
 
 
-def _perform(engine: Engine, effect: Effect, send: Callable[[Grant], object] | None) -> object:
+def _perform(engine: FlowEngine, effect: Effect, send: Callable[[Grant], object] | None) -> object:
     match effect:
         case Wait():
             _sleep(effect, engine.clock.now())
@@ -92,18 +92,18 @@ def _perform(engine: Engine, effect: Effect, send: Callable[[Grant], object] | N
 def _sleep(wait: Wait, now: float) -> None:
     for_seconds = min(max(0.0, wait.until - now), TIMEOUT_MAX)
     alarm = Event()
-    ticket = wait.ticket
-    if ticket is None:
+    waiter = wait.waiter
+    if waiter is None:
         alarm.wait(for_seconds)
         return
-    ticket.wake = alarm.set
-    if not ticket.woken:  # read after `wake` is set: whoever wakes writes them the other way
+    waiter.wake = alarm.set
+    if not waiter.woken:  # read after `wake` is set: whoever wakes writes them the other way
         alarm.wait(for_seconds)
-    ticket.wake = None
+    waiter.wake = None
 
 
 async def arun(
-    engine: Engine,
+    engine: FlowEngine,
     flow: Generator[Effect, tuple[float, object], T],
     send: Callable[[Grant], Awaitable[object]] | None = None,
 ) -> T:
@@ -123,7 +123,7 @@ async def arun(
 
 
 async def _aperform(
-    engine: Engine, effect: Effect, send: Callable[[Grant], Awaitable[object]] | None
+    engine: FlowEngine, effect: Effect, send: Callable[[Grant], Awaitable[object]] | None
 ) -> object:
     match effect:
         case Wait():
@@ -139,12 +139,12 @@ async def _aperform(
     return None
 
 
-async def _areserve(engine: Engine, effect: Reserve) -> Answer:
+async def _areserve(engine: FlowEngine, effect: Reserve) -> ClaimAnswer:
     """Ask a remote store. What it granted to a task that is cancelled meanwhile goes back."""
     work = engine.store.areserve(effect.claim, engine.clock.now())
     answer, cancelled = await to_the_end(work)
     if cancelled is not None:
-        taken = answer if isinstance(answer, Reservation) else getattr(answer, "booking", None)
+        taken = answer if isinstance(answer, Reservation) else getattr(answer, "future", None)
         if taken is not None and taken is not effect.claim.held:
             await engine.store.asettle(Settlement(taken, _UNUSED), engine.clock.now())
         raise cancelled
@@ -153,8 +153,8 @@ async def _areserve(engine: Engine, effect: Reserve) -> Answer:
 
 async def _asleep(wait: Wait, now: float) -> None:
     for_seconds = max(0.0, wait.until - now)
-    ticket = wait.ticket
-    if ticket is None:
+    waiter = wait.waiter
+    if waiter is None:
         await asyncio.sleep(for_seconds)
         return
     loop = asyncio.get_running_loop()
@@ -162,12 +162,12 @@ async def _asleep(wait: Wait, now: float) -> None:
     timer = None
     if for_seconds < inf:
         timer = loop.call_later(for_seconds, _ring, alarm)
-    ticket.wake = lambda: _ring_from_anywhere(loop, alarm)
+    waiter.wake = lambda: _ring_from_anywhere(loop, alarm)
     try:
-        if not ticket.woken:
+        if not waiter.woken:
             await alarm
     finally:
-        ticket.wake = None
+        waiter.wake = None
         if timer is not None:
             timer.cancel()
 

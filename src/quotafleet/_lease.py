@@ -6,15 +6,15 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._core.claims import State
-from ._core.effects import Settle
-from ._core.flow import ABANDONED, counted
-from ._keys import ApiKey, Secret
-from ._outcome import NOTHING, OK, Observation, Outcome
-from ._usage import Usage
+from ._core.admission.effects import Settle
+from ._core.call.flow import ABANDONED, counted
+from ._core.quota.reservations import ReservationState
+from .keys import ApiKey, Secret
+from .outcomes import NOTHING, OK, Observation, Outcome
+from .usage import Usage
 
 if TYPE_CHECKING:
-    from ._core.effects import Grant
+    from ._core.admission.effects import Grant
     from .pool import KeyPool
 
 _NOTHING_USED = Usage(requests=0)
@@ -72,7 +72,7 @@ class Lease:
     @property
     def owner(self) -> str:
         """Who owns the quota: ``"acme"`` or ``"acme/research"``."""
-        return self._grant.seat.account.owner
+        return self._grant.candidate.account.owner
 
     @property
     def waited_for(self) -> float:
@@ -82,9 +82,9 @@ class Lease:
     @property
     def settled(self) -> bool:
         """Whether it was ended."""
-        return self._grant.reservation.state is State.SETTLED
+        return self._grant.reservation.state is ReservationState.SETTLED
 
-    def tells_news(self, now: float) -> bool:
+    def headers_matter(self, now: float) -> bool:
         """Whether the headers of a success may tell the pool anything that matters.
 
         Of an owner that was hardly used, those of one answer in a quarter of a second do. Others
@@ -94,7 +94,7 @@ class Lease:
             now: the instant on the pool's clock.
         """
         grant = self._grant
-        return not grant.key_subject.proven or grant.reservation.tells_news(now)
+        return not grant.key_circuit.proven or grant.reservation.headers_matter(now)
 
     # Telling of it
 
@@ -158,11 +158,11 @@ class Lease:
         return Settle(self._grant, used, outcome, observation)
 
     def _end(self, settle: Settle) -> None:
-        if self._grant.reservation.state is not State.SETTLED:
+        if self._grant.reservation.state is not ReservationState.SETTLED:
             self._pool.finish(settle)
 
     async def _aend(self, settle: Settle) -> None:
-        if self._grant.reservation.state is not State.SETTLED:
+        if self._grant.reservation.state is not ReservationState.SETTLED:
             await self._pool.afinish(settle)
 
     # As a context

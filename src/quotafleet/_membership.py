@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 
 from ._clock import Clock
-from ._core.health import News
-from ._core.scheduler import Scheduler
-from ._keys import ApiKey
+from ._core.admission.scheduler import Scheduler
+from ._core.health.circuit_breaker import HealthChange
 from .events import Event, OwnersMerged
+from .keys import ApiKey
 
 
 class Membership:
-    """What a shared store is given of a pool; see `quotafleet._protocols.Member`.
+    """What a shared store is given of a pool; see `quotafleet.protocols.FleetMember`.
 
     Args:
         scheduler: the pool's.
@@ -49,12 +49,12 @@ class Membership:
         """Calls that wait for headroom."""
         return self._scheduler.waiting
 
-    def told(self, news: Sequence[News]) -> None:
+    def apply_remote(self, changes: Sequence[HealthChange]) -> None:
         """Take in what another process found of keys, owners and models, in this order."""
         now = self._clock.now()
         with self._lock:
-            for one in news:
-                self._scheduler.conditions.told(one, now)
+            for one in changes:
+                self._scheduler.health_tracker.apply_remote(one, now)
         self._wake()
 
     def merged(self, organization: str, into: str) -> None:

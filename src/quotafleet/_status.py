@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ._core.bucket import Level
-from ._core.prospects import why
-from ._core.scheduler import Scheduler
-from ._outcome import Kind, Outcome
-from ._usage import Usage
+from ._core.admission.refusals import why
+from ._core.admission.scheduler import Scheduler
+from ._core.quota.token_bucket import BucketLevel
+from .outcomes import Kind, Outcome
+from .usage import Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,24 +78,36 @@ class ScopeStatus:
 
     owner: str
     family: str
-    levels: tuple[Level, ...]
+    levels: tuple[BucketLevel, ...]
     in_flight: int
     granted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SickStatus:
-    """A key, owner or model that is not in use, why, and for how many seconds more."""
+class UnavailableStatus:
+    """A key, owner or model that is not in use, and why.
+
+    Args:
+        subject: its name.
+        state: a `CircuitState`'s value.
+        reason: the provider's code of what happened.
+        retry_after: seconds until it is probed; ``None`` = not known.
+        age: seconds since its state last changed.
+    """
 
     subject: str
     state: str
     reason: str
     retry_after: float | None
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitStatus:
-    """The calls that wait for one model: how many, for how long, and for what."""
+    """The calls that wait for one model: how many, for how long, and for what.
+
+    Those that sleep before a further attempt are counted too.
+    """
 
     model: str
     waiting: int
@@ -109,7 +121,7 @@ class Status:
 
     scopes: tuple[ScopeStatus, ...]
     keys: tuple[KeyStatus, ...]
-    sick: tuple[SickStatus, ...]
+    unavailable: tuple[UnavailableStatus, ...]
     queues: tuple[WaitStatus, ...]
 
     @property
@@ -123,12 +135,25 @@ class Status:
         return sum(scope.in_flight for scope in self.scopes)
 
 
+def repr_of(scheduler: Scheduler) -> str:
+    """Describe a pool's state in one line, as ``<KeyPool: 3 keys of 2 organizations, ...>``."""
+    keys = scheduler.fleet.keys
+    owners = {key.organization for key in keys}
+    in_flight = sum(account.in_flight for account in scheduler.fleet.accounts())
+    unavailable = len(list(scheduler.health_tracker.ailing()))
+    return (
+        f"<KeyPool: {len(keys)} keys of {len(owners)} organizations, {in_flight} in flight, "
+        f"{scheduler.waiting} waiting, {unavailable} unavailable"
+        f"{', closed' if scheduler.is_closed else ''}>"
+    )
+
+
 def status_of(scheduler: Scheduler, counts: Mapping[str, Counts], now: float) -> Status:
     """Return the state of a scheduler; its pool holds its lock."""
     return Status(
         scopes=tuple(_scopes(scheduler, now)),
         keys=tuple(_keys(scheduler, counts)),
-        sick=tuple(_sick(scheduler, now)),
+        unavailable=tuple(_unavailable(scheduler, now)),
         queues=tuple(_queues(scheduler, now)),
     )
 
@@ -149,15 +174,15 @@ def _scopes(scheduler: Scheduler, now: float) -> list[ScopeStatus]:
 def _keys(scheduler: Scheduler, counts: Mapping[str, Counts]) -> list[KeyStatus]:
     found = []
     for key in scheduler.fleet.keys:
-        subject = scheduler.fleet.key_subject(key)
+        circuit = scheduler.fleet.key_circuit(key)
         done = counts[key.key_id]
         found.append(
             KeyStatus(
                 key_id=key.key_id,
                 owner=key.organization if key.project is None else key.scopes[1].name,
                 masked=key.secret.masked,
-                health=subject.state.value,
-                reason=subject.reason,
+                health=circuit.state.value,
+                reason=circuit.reason,
                 granted=done.granted,
                 answered=done.answered,
                 refused=done.refused,
@@ -169,26 +194,42 @@ def _keys(scheduler: Scheduler, counts: Mapping[str, Counts]) -> list[KeyStatus]
     return found
 
 
-def _sick(scheduler: Scheduler, now: float) -> list[SickStatus]:
+def _unavailable(scheduler: Scheduler, now: float) -> list[UnavailableStatus]:
     return [
-        SickStatus(
-            subject=subject.name,
-            state=subject.state.value,
-            reason=subject.reason,
-            retry_after=subject.until - now if subject.until < float("inf") else None,
+        UnavailableStatus(
+            subject=circuit.name,
+            state=circuit.state.value,
+            reason=circuit.reason,
+            retry_after=circuit.until - now if circuit.until < float("inf") else None,
+            age=max(0.0, now - circuit.since),
         )
-        for subject in scheduler.conditions.ailing()
+        for circuit in scheduler.health_tracker.ailing()
     ]
 
 
 def _queues(scheduler: Scheduler, now: float) -> list[WaitStatus]:
+    return [*_for_quota(scheduler, now), *_before_attempts(scheduler, now)]
+
+
+def _before_attempts(scheduler: Scheduler, now: float) -> list[WaitStatus]:
+    """Return the calls that sleep before a further attempt, by model and reason."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for model, since, reason in scheduler.health_tracker.resting_calls.values():
+        found.setdefault((model, reason), []).append(now - since)
+    return [
+        WaitStatus(model=model, waiting=len(times), longest_for=max(times), why=reason)
+        for (model, reason), times in found.items()
+    ]
+
+
+def _for_quota(scheduler: Scheduler, now: float) -> list[WaitStatus]:
     return [
         WaitStatus(
-            model=lane.route.model,
-            waiting=lane.waiting,
-            longest_for=now - min(ticket.entered_at for ticket in lane),
+            model=queue.candidates.model,
+            waiting=queue.waiting,
+            longest_for=now - min(waiter.entered_at for waiter in queue),
             why=why(head, now),
         )
-        for lane in scheduler.waiting_lanes()
-        if (head := lane.head) is not None
+        for queue in scheduler.waiting_queues()
+        if (head := queue.head) is not None
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tiktoken import Encoding  # type: ignore[import-not-found,unused-ignore]  # an optional extra
 
 if TYPE_CHECKING:
-    from ._protocols import TokenCounter
+    from .protocols import TokenCounter
     from .tokens import Vocabulary
 
 #: How each encoding splits a text before it merges bytes (tiktoken 0.14, openai_public.py).

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._usage import Usage
+from .usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Leased:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waited:
+class Refused:
     """A call gave up waiting, or was told that it would in vain."""
 
     model: str
@@ -56,7 +56,7 @@ class Throttled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyDown:
+class Unavailable:
     """A key, owner or model is left alone from now on; `state` and `reason` say how and why."""
 
     subject: str
@@ -65,7 +65,7 @@ class KeyDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUp:
+class Available:
     """A key, owner or model is in use again."""
 
     subject: str
@@ -79,5 +79,26 @@ class OwnersMerged:
     into: str
 
 
-Event = Leased | Waited | Settled | Throttled | KeyDown | KeyUp | OwnersMerged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChanged:
+    """An answer states a higher limit than the configured one, which still holds.
+
+    Args:
+        owner: ``"acme"`` or ``"acme/research"``.
+        metric: what is counted, such as ``"tokens"``.
+        period: seconds.
+        configured: the amount per period that the configuration states.
+        told: the amount that the answer states.
+    """
+
+    owner: str
+    metric: str
+    period: float
+    configured: float
+    told: float
+
+
+Event = (
+    Leased | Refused | Settled | Throttled | Unavailable | Available | OwnersMerged | LimitChanged
+)
 Listener = Callable[[Event], None]

@@ -12,7 +12,7 @@ the same, their classes unrelated.
 What the caller sees: the last answer, whole, with ``x-should-retry: false`` if it is an error;
 or the transport's last exception; or, if the pool grants no key, a 429 whose body says why.
 Every answer carries ``x-quotafleet-attempts``, ``-waited-for``, and, if a key was used, ``-key-id``
-and ``-owner``; ``response.extensions["quotafleet"]`` has the same as an `Answered`, or is the
+and ``-owner``; ``response.extensions["quotafleet"]`` has the same as a `CallInfo`, or is the
 `CannotServe`. Its cookies are not kept. A call may send ``x-quotafleet-priority``, ``-timeout``
 (seconds it may wait), ``-deadline-after`` (seconds) and ``-max-attempts``. Of a closed pool the
 caller sees `PoolClosed`.
@@ -26,11 +26,22 @@ from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 from weakref import WeakValueDictionary
 
-from ._transport.calls import POOLED, SENTINEL, Answered, Gate, readable_encoding
-from ._transport.sending import (
+from ._transport.call import POOLED, SENTINEL, CallInfo, RequestClassifier, readable_encoding
+from ._transport.httpx_compat import Httpx
+from ._transport.transports import (
     CONNECTIONS,
     AsyncBody,
     AsyncTransport,
@@ -38,16 +49,23 @@ from ._transport.sending import (
     SyncTransport,
     Transport,
 )
-from ._transport.wire import Httpx
 from .errors import ConfigError
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+
+    import httpx
+    import httpx2
+    import openai
+
     from .pool import KeyPool
 
 __all__ = [
     "SENTINEL",
-    "Answered",
+    "CallInfo",
     "Family",
+    "HttpClientOptions",
     "async_http_client",
     "family",
     "http_client",
@@ -78,7 +96,9 @@ class Family:
         self.module = cast(Httpx, module)
         body = type("Body", (SyncBody, module.SyncByteStream), {})
         abody = type("AsyncBody", (AsyncBody, module.AsyncByteStream), {})
-        self.PoolCookies: Any = type("PoolCookies", (_PoolCookies, module.Cookies), {})
+        self.PoolCookies: type[_PoolCookies] = type(
+            "PoolCookies", (_PoolCookies, module.Cookies), {}
+        )
         self.PoolTransport: Any = type(
             "PoolTransport",
             (SyncTransport, module.BaseTransport),
@@ -113,7 +133,7 @@ def family(of: object = None) -> Family:
     """Return the family of a client, a class of clients, a module, or a name.
 
     Args:
-        of: ``None`` = the one that the installed OpenAI SDK uses, else the one installed.
+        of: ``None``: the one that the installed OpenAI SDK uses, else the one installed.
 
     Raises:
         ConfigError: it belongs to neither, or is not installed.
@@ -153,6 +173,35 @@ def _installed() -> str:
 
 # Clients
 
+
+class HttpClientOptions(TypedDict, total=False):
+    """The arguments of the families' clients, `httpx.Client` and `httpx2.Client`.
+
+    They are the same in both families, so that a type checker sees a misspelt one. Values of the
+    families' own classes are objects here: the client itself checks them.
+    """
+
+    auth: object
+    params: object
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] | httpx.Headers | httpx2.Headers | None
+    cookies: object
+    verify: ssl.SSLContext | str | bool
+    cert: str | tuple[str, str] | tuple[str, str, str] | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    proxy: object
+    mounts: Mapping[str, object] | None
+    timeout: float | tuple[float | None, ...] | httpx.Timeout | httpx2.Timeout | None
+    follow_redirects: bool
+    limits: httpx.Limits | httpx2.Limits
+    max_redirects: int
+    event_hooks: Mapping[str, list[Callable[..., object]]] | None
+    base_url: str | httpx.URL | httpx2.URL
+    transport: object
+    default_encoding: str | Callable[[bytes], str]
+
+
 _lock: Final = Lock()  # guards the table below
 _wrapped: Final[WeakValueDictionary[tuple[object, ...], Any]] = WeakValueDictionary()
 
@@ -175,9 +224,9 @@ def wrap_client(
         client: sync or async.
         pool: whose keys are used.
         base_url: what the SDK above puts before its paths; what follows it is appended to a key's
-            base URL, and requests to other hosts are foreign. ``None`` = the client's own; if it
+            base URL, and requests to other hosts are foreign. ``None``: the client's own; if it
             has none, whatever follows the first ``/v1/`` in a URL.
-        attempts: how many may count at most; ``None`` = as the pool's policy says.
+        attempts: how many may count at most; ``None``: as the pool's policy says.
         own_key: the pool has but the key that the client was made with: cookies, a second
             credential and the host that its requests name go along. A fleet's keys get none of
             these, since they may be another organization's.
@@ -214,7 +263,9 @@ def _wrap(
     own_key: bool = False,
 ) -> Any:
     kind = family(client)
-    gate = Gate(pool, kind.module, base_url=base_url, attempts=attempts, own_key=own_key)
+    gate = RequestClassifier(
+        pool, kind.module, base_url=base_url, attempts=attempts, own_key=own_key
+    )
     is_async = isinstance(client, kind.module.AsyncClient)
     make = kind.AsyncPoolTransport if is_async else kind.PoolTransport
     # By the URL that is really asked: proxies, and hosts that need none, go by that.
@@ -239,28 +290,114 @@ def _wrap(
     return wrapped
 
 
+@overload
 def http_client(
-    pool: KeyPool, of: object = None, *, attempts: int | None = None, **options: Any
-) -> Any:
+    pool: KeyPool,
+    of: Literal["httpx"]
+    | type[httpx.Client | httpx.AsyncClient]
+    | httpx.Client
+    | httpx.AsyncClient,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx.Client: ...
+@overload
+def http_client(
+    pool: KeyPool,
+    of: Literal["httpx2"]
+    | type[httpx2.Client | httpx2.AsyncClient]
+    | httpx2.Client
+    | httpx2.AsyncClient,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx2.Client: ...
+@overload
+def http_client(
+    pool: KeyPool,
+    of: None = None,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> openai.DefaultHttpxClient: ...
+@overload
+def http_client(
+    pool: KeyPool,
+    of: ModuleType | str,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx.Client | httpx2.Client: ...
+def http_client(
+    pool: KeyPool,
+    of: object = None,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx.Client | httpx2.Client:
     """Return a client that sends with the keys of a pool, for any SDK that takes one.
 
     Args:
         pool: whose keys are used.
-        of: the family; see `family`.
-        attempts: how many may count at most; ``None`` = as the pool's policy says.
+        of: the family; see `family`. A type checker knows the result's class by it.
+        attempts: how many may count at most; ``None``: as the pool's policy says.
         options: of the client's class.
     """
     kind = family(of)
-    client = kind.module.Client(**_options(kind, options))
+    made: Any = kind.module.Client(**_options(kind, {**options}))
+    client: httpx.Client | httpx2.Client = made
     return owned_client(client, pool, attempts=attempts)
 
 
+@overload
 def async_http_client(
-    pool: KeyPool, of: object = None, *, attempts: int | None = None, **options: Any
-) -> Any:
+    pool: KeyPool,
+    of: Literal["httpx"]
+    | type[httpx.Client | httpx.AsyncClient]
+    | httpx.Client
+    | httpx.AsyncClient,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx.AsyncClient: ...
+@overload
+def async_http_client(
+    pool: KeyPool,
+    of: Literal["httpx2"]
+    | type[httpx2.Client | httpx2.AsyncClient]
+    | httpx2.Client
+    | httpx2.AsyncClient,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx2.AsyncClient: ...
+@overload
+def async_http_client(
+    pool: KeyPool,
+    of: None = None,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> openai.DefaultAsyncHttpxClient: ...
+@overload
+def async_http_client(
+    pool: KeyPool,
+    of: ModuleType | str,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx.AsyncClient | httpx2.AsyncClient: ...
+def async_http_client(
+    pool: KeyPool,
+    of: object = None,
+    *,
+    attempts: int | None = None,
+    **options: Unpack[HttpClientOptions],
+) -> httpx.AsyncClient | httpx2.AsyncClient:
     """Do as `http_client`, for asyncio. One client may serve several event loops."""
     kind = family(of)
-    client = kind.module.AsyncClient(**_options(kind, options))
+    made: Any = kind.module.AsyncClient(**_options(kind, {**options}))
+    client: httpx.AsyncClient | httpx2.AsyncClient = made
     return owned_client(client, pool, attempts=attempts)
 
 

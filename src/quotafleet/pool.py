@@ -1,10 +1,8 @@
 """The pool: wires the core, and lets its flows advance.
 
-The usual call, for which nobody has to wait, is granted at once without a flow; every other is
-driven by `_drivers`. A flow is advanced under the pool's lock. What it asks of a local store is
-answered at once under that lock; everything that takes time (sleeping, sending, a remote store)
-happens outside it. One pool serves many threads and many event loops; nothing runs in the
-background.
+A call that needn't wait is granted without a flow; `_drivers` drives every other. A flow advances
+under the pool's lock, and so does a local store. Everything that takes time (sleeping, sending, a
+remote store) happens outside it. One pool serves many threads and event loops.
 """
 
 from __future__ import annotations
@@ -19,31 +17,31 @@ from random import Random
 from threading import Lock
 from typing import Final, TypeVar, cast
 
-from ._audience import Audience
 from ._clock import Clock, SystemClock
-from ._core.account import Account
-from ._core.claims import Settlement
-from ._core.effects import Effect, Grant, Reserve, Settle, Wait
-from ._core.fleet import Fleet
-from ._core.flow import Order, Reply, abandoned, acquire, call, settled_by
-from ._core.identity import Regrouping
-from ._core.queue import PATIENCE
-from ._core.retry import Budget, RetryPolicy
-from ._core.scheduler import Scheduler
+from ._core.admission.effects import Effect, Grant, Reserve, Settle, Wait
+from ._core.admission.scheduler import Scheduler
+from ._core.admission.wait_queue import PATIENCE, Priority
+from ._core.call.flow import AttemptResult, CallOptions, abandoned, acquire, call, settled_by
+from ._core.call.retry import RetryBudget, RetryPolicy
+from ._core.fleet.fleet import Fleet
+from ._core.fleet.ownership import Regrouping
+from ._core.quota.account import Account
+from ._core.quota.reservations import Settlement
 from ._drivers import arun, run, to_the_end
-from ._keys import ApiKey
 from ._lease import Lease, LeaseContext
+from ._listeners import EventDispatcher
 from ._membership import Membership
-from ._outcome import NOTHING, OK
-from ._owners import Organization, Owners
-from ._protocols import FleetStore, Provider, SharedStore, Store, Strategy
-from ._status import Counts, Status, status_of
-from ._usage import Demand
+from ._status import Counts, Status, repr_of, status_of
 from .errors import CannotServe
 from .events import Listener
-from .providers import provider as provider_named
+from .keys import ApiKey
+from .outcomes import NOTHING, OK
+from .owners import Organization, Owners
+from .protocols import FleetStore, Provider, SharedStore, Store, Strategy
+from .providers import resolved as resolved_providers
 from .stores import MemoryStore, open_store
 from .strategies import strategy as strategy_named
+from .usage import Demand
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -61,9 +59,9 @@ class KeyPool:
 
     Args:
         organizations: the owners, with their keys and limits.
+        providers: rules by provider name, in place of the default ones; see `quotafleet.providers`.
         strategy: a strategy, or the name of one; see `quotafleet.strategies`.
-        store: where buckets live, or the URL of a shared store, such as ``"redis://..."``; see
-            `quotafleet.stores`. ``None`` = in this process's memory.
+        store: where buckets live, or a shared store's URL; ``None``: in this process's memory.
         retry: when an attempt is repeated, and after how long.
         wait_timeout: seconds that one attempt may wait for headroom.
         max_waiting: calls that may wait at a time.
@@ -74,10 +72,11 @@ class KeyPool:
         ConfigError: no key, a name or secret twice, an unknown strategy or provider.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one setting of a pool, by name
         self,
         organizations: Iterable[Organization],
         *,
+        providers: Mapping[str, Provider] | None = None,
         strategy: Strategy | str = "headroom-weighted",
         store: Store | str | None = None,
         retry: RetryPolicy | None = None,
@@ -89,16 +88,16 @@ class KeyPool:
         random = Random()  # noqa: S311 - spreads load, keeps no secret
         owners = Owners(organizations)
         self._owners = owners
-        self._providers = {key.provider: provider_named(key.provider) for key in owners.keys}
+        self._providers = resolved_providers(owners.keys, {**(providers or {}), **owners.providers})
         self._clock = clock or SystemClock()
         opened = open_store(store) if isinstance(store, str) else store
         self._store: Store = opened or MemoryStore(owners.limits_for)
         self._local = self._store.is_local
         self._retry = retry or RetryPolicy(jitter=lambda delay: random.uniform(0.0, delay))
         self._wait_timeout = wait_timeout
-        self._audience = Audience(listeners)
+        self._events = EventDispatcher(listeners, self._clock)
         self._lock = Lock()  # guards the scheduler and its fleet, the budget and the counts
-        self._budget = Budget()
+        self._budget = RetryBudget()
         self._counts: dict[str, Counts] = {key.key_id: Counts() for key in owners.keys}
         self._merged: list[tuple[str, str]] = []
         #: Headers that were malformed.
@@ -115,7 +114,7 @@ class KeyPool:
             shared=not self._local,
             asks=isinstance(self._store, FleetStore),
         )
-        self._conditions = self._scheduler.conditions
+        self._health = self._scheduler.health_tracker
         if isinstance(self._store, SharedStore):
             self._store.bind(owners.limits_for, self._freed_elsewhere)
         if isinstance(self._store, FleetStore):
@@ -125,7 +124,7 @@ class KeyPool:
                     lock=self._lock,
                     clock=self._clock,
                     wake=self._tell,
-                    emit=self._audience.tell,
+                    emit=self._events.emit,
                 )
             )
 
@@ -152,9 +151,12 @@ class KeyPool:
         return cls(**load_default())
 
     def __repr__(self) -> str:
-        keys = self._fleet.keys
-        owners = {key.organization for key in keys}
-        return f"<KeyPool of {len(keys)} keys of {len(owners)} organizations>"
+        if not self._lock.acquire(timeout=0.1):  # a debugger stopped in whoever holds it
+            return "<KeyPool: busy>"
+        try:
+            return repr_of(self._scheduler)
+        finally:
+            self._lock.release()
 
     # Facts about keys
 
@@ -181,7 +183,7 @@ class KeyPool:
     @property
     def failed_listeners(self) -> int:
         """How often a listener raised."""
-        return self._audience.failed
+        return self._events.failed
 
     def provider(self, key: ApiKey) -> Provider:
         """Return the rules of a key's provider."""
@@ -189,7 +191,7 @@ class KeyPool:
 
     def base_url(self, key: ApiKey) -> str:
         """Return where requests with a key go."""
-        return key.base_url or self.provider(key).base_url
+        return key.base_url or self._providers[key.provider].base_url
 
     def _family_of(self, key: ApiKey, model: str) -> str:
         family = self._providers[key.provider].family(model)
@@ -203,7 +205,7 @@ class KeyPool:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         tenant: str | None = None,
     ) -> Lease:
         """Wait for a key and a reservation, to be held for a ``with`` block.
@@ -216,7 +218,7 @@ class KeyPool:
             tenant: on whose behalf: tenants that wait for a model get equal shares of it.
 
         Returns:
-            A lease. Where ``with`` can't be used, end it by `Lease.settle` or its kin.
+            A lease. Where ``with`` can't be used, end it by `Lease.settle` or its by_organization.
 
         Raises:
             WaitTimeout: not in time; raised at once where that is certain.
@@ -239,7 +241,7 @@ class KeyPool:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         tenant: str | None = None,
     ) -> LeaseContext:
         """Do as `lease`, without blocking the event loop.
@@ -252,7 +254,7 @@ class KeyPool:
         )
         return LeaseContext(lambda: self._alease(order))
 
-    async def _alease(self, order: Order) -> Lease:
+    async def _alease(self, order: CallOptions) -> Lease:
         grant = self._at_once(order)
         if grant is None:
             return self.leased(await arun(self, self.flow(order)))
@@ -264,21 +266,21 @@ class KeyPool:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        priority: str = "normal",
-        holder: str | None = None,
+        priority: Priority = "normal",
+        pinned_key: str | None = None,
         tenant: str | None = None,
-    ) -> Order:
+    ) -> CallOptions:
         """Return what a call asks for, with the pool's defaults filled in.
 
-        Only the owner of the key `holder` may serve it, if that is given: state that a call
+        Only the owner of the key `pinned_key` may serve it, if that is given: state that a call
         refers to exists nowhere else.
         """
-        return Order(
+        return CallOptions(
             demand,
             self._wait_timeout if timeout is None else timeout,
             inf if deadline is None else deadline,
             priority,
-            holder,
+            pinned_key,
             tenant,
         )
 
@@ -289,19 +291,19 @@ class KeyPool:
         return self._handed_out(grant)
 
     def _handed_out(self, grant: Grant) -> Lease:
-        if self._audience.listeners:
-            self._audience.leased(grant)
+        if self._events.listeners:
+            self._events.leased(grant)
         return Lease(self, grant)
 
     # Whole calls
 
     def call(
         self,
-        order: Order,
-        send: Callable[[Lease], Reply[R]],
+        order: CallOptions,
+        send: Callable[[Lease], AttemptResult[R]],
         *,
         retry: RetryPolicy | None = None,
-    ) -> tuple[Lease, Reply[R]]:
+    ) -> tuple[Lease, AttemptResult[R]]:
         """Send until an answer is final: backoff, failover, retries.
 
         Args:
@@ -316,7 +318,7 @@ class KeyPool:
         Raises:
             CannotServe: no further attempt was granted.
         """
-        last: tuple[Grant, Reply[object]] | None = None
+        last: tuple[Grant, AttemptResult[object]] | None = None
         begun = self._at_once(order)
         if begun is not None:
             lease = self._handed_out(begun)
@@ -327,20 +329,20 @@ class KeyPool:
                 raise
             if self._succeeded(begun, first):
                 return lease, first
-            last = begun, cast(Reply[object], first)
+            last = begun, cast(AttemptResult[object], first)
         flow = self.call_flow(order, retry, last)
         grant, reply = run(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
     async def acall(
         self,
-        order: Order,
-        send: Callable[[Lease], Awaitable[Reply[R]]],
+        order: CallOptions,
+        send: Callable[[Lease], Awaitable[AttemptResult[R]]],
         *,
         retry: RetryPolicy | None = None,
-    ) -> tuple[Lease, Reply[R]]:
+    ) -> tuple[Lease, AttemptResult[R]]:
         """Do as `call`, without blocking the event loop."""
-        last: tuple[Grant, Reply[object]] | None = None
+        last: tuple[Grant, AttemptResult[object]] | None = None
         begun = self._at_once(order)
         if begun is not None:
             lease = self._handed_out(begun)
@@ -351,12 +353,12 @@ class KeyPool:
                 raise
             if self._succeeded(begun, first):
                 return lease, first
-            last = begun, cast(Reply[object], first)
+            last = begun, cast(AttemptResult[object], first)
         flow = self.call_flow(order, retry, last)
         grant, reply = await arun(self, flow, lambda grant: send(self.leased(grant)))
         return Lease(self, grant), reply  # type: ignore[return-value]
 
-    def _succeeded(self, grant: Grant, reply: Reply[R]) -> bool:
+    def _succeeded(self, grant: Grant, reply: AttemptResult[R]) -> bool:
         """Take in what came of an attempt that was made without a flow."""
         settle = settled_by(grant, reply)
         if settle is not None:
@@ -367,9 +369,9 @@ class KeyPool:
             self._budget.earn()
         return True
 
-    def _at_once(self, order: Order) -> Grant | None:
+    def _at_once(self, order: CallOptions) -> Grant | None:
         """Grant and count a call that nobody stands in the way of; else ``None``."""
-        if not self._local or order.holder is not None or order.priority not in PATIENCE:
+        if not self._local or order.pinned_key is not None or order.priority not in PATIENCE:
             return None
         with self._lock:
             now = self._clock.now()
@@ -382,16 +384,16 @@ class KeyPool:
 
     # Flows and their drivers; `quotafleet.simulate` is the third
 
-    def flow(self, order: Order) -> Generator[Effect, tuple[float, object], Grant]:
+    def flow(self, order: CallOptions) -> Generator[Effect, tuple[float, object], Grant]:
         """Return the flow that waits for a key."""
         return acquire(self._scheduler, order, self._clock.now())
 
     def call_flow(
         self,
-        order: Order,
+        order: CallOptions,
         retry: RetryPolicy | None = None,
-        last: tuple[Grant, Reply[object]] | None = None,
-    ) -> Generator[Effect, tuple[float, object], tuple[Grant, Reply[object]]]:
+        last: tuple[Grant, AttemptResult[object]] | None = None,
+    ) -> Generator[Effect, tuple[float, object], tuple[Grant, AttemptResult[object]]]:
         """Return the flow of a whole call, after a `last` attempt if one was made already."""
         policy = retry or self._retry
         return call(self._scheduler, policy, self._budget, order, self._clock.now(), last)
@@ -413,34 +415,34 @@ class KeyPool:
                     now = self._clock.now()
                     effect = flow.send((now, self._store.reserve(effect.claim, now)))
                 if type(effect) is Wait:
-                    if effect.ticket is not None:
-                        effect.ticket.woken = False
+                    if effect.waiter is not None:
+                        effect.waiter.woken = False
                 elif type(effect) is Reserve:
                     effect.claim.accounts = list(islice(effect.claim.accounts, RANKED))
         except CannotServe as refusal:
-            if self._audience.listeners:
-                self._audience.gave_up(refusal)
+            if self._events.listeners:
+                self._events.gave_up(refusal)
             raise
         finally:
-            if self._scheduler.woken or self._conditions.changed:
+            if self._scheduler.woken or self._health.changed:
                 self._tell()
         return effect
 
     def _tell(self) -> None:
-        """Wake whom the scheduler wants awake, and tell listeners what changed, without a lock."""
+        """Wake the chosen waiters and publish what changed, without the lock."""
         with self._lock:
             woken, self._scheduler.woken = self._scheduler.woken, []
-            changed, self._conditions.changed = self._conditions.changed, []
-            if self._conditions.news and isinstance(self._store, FleetStore):
-                news, self._conditions.news = self._conditions.news, []
-                self._store.tell(news)  # here, so that it is told in the order of what happened
-        for ticket in woken:
-            ticket.woken = True
-            wake = ticket.wake
+            changed, self._health.changed = self._health.changed, []
+            if self._health.changes and isinstance(self._store, FleetStore):
+                changes, self._health.changes = self._health.changes, []
+                self._store.publish(changes)  # under the lock, which keeps their order
+        for waiter in woken:
+            waiter.woken = True
+            wake = waiter.wake
             if wake is not None:
                 wake()
-        if self._audience.listeners:
-            self._audience.moved(changed)
+        if changed:
+            self._events.moved(changed)
 
     # Settling
 
@@ -491,11 +493,11 @@ class KeyPool:
         if settle.used is not None:
             self._counts[grant.key.key_id].ended(outcome, settle.usage)
             if outcome is not None and outcome.ok:
-                grant.lane.settled(grant.reservation.costs, settle.used)
+                grant.queue.settled(grant.reservation.costs, settle.used)
         if outcome is not None and (
-            outcome is not OK or self._conditions.troubled or not grant.key_subject.proven
+            outcome is not OK or self._health.troubled or not grant.key_circuit.proven
         ):
-            self._conditions.report(grant, outcome, now)
+            self._health.report(grant, outcome, now)
         observation = settle.observation
         if observation is not NOTHING:
             self.ignored_headers += observation.ignored
@@ -513,17 +515,19 @@ class KeyPool:
         return awaited
 
     def _tell_of(self, settle: Settle) -> None:
-        """Wake whom it concerns and tell listeners; without the lock."""
-        if self._scheduler.woken or self._conditions.changed:
+        """Wake waiters and call listeners, without the lock."""
+        if self._scheduler.woken or self._health.changed:
             self._tell()
-        if self._audience.listeners:
+        if self._merged:
             merged, self._merged = self._merged, []
-            self._audience.merged(merged)
-            if settle.used is not None:
-                self._audience.ended(settle, self._clock.now())
+            self._events.merged(merged)
+        if settle.observation is not NOTHING:
+            self._events.observed(settle)
+        if self._events.listeners and settle.used is not None:
+            self._events.ended(settle, self._clock.now())
 
     def _merge(self, regrouping: Regrouping, now: float) -> None:
-        """Merge owners in the store and on the routes; under the lock."""
+        """Merge owners in the store and on the candidate sets; under the lock."""
         for organization, into in regrouping.merges:
             self._store.merge(organization, into, now)
         self._regroup(regrouping)
@@ -537,8 +541,7 @@ class KeyPool:
 
     def _regroup(self, regrouping: Regrouping) -> None:
         self._scheduler.regroup(regrouping)
-        if self._audience.listeners:
-            self._merged += regrouping.merges
+        self._merged += regrouping.merges
 
     # Telling
 
@@ -561,12 +564,9 @@ class KeyPool:
             return status_of(self._scheduler, self._counts, self._clock.now())
 
     def revive(self, name: str | None = None) -> int:
-        """Use what was left alone again: all, or what has `name` in its name; return how many.
-
-        For a key that was unblocked, an organization that has credit again.
-        """
+        """Use again all that was left alone, or what has `name` in its name; return how many."""
         with self._lock:
-            count = self._conditions.revive(name, self._clock.now())
+            count = self._health.revive(name, self._clock.now())
         self._tell()
         return count
 

@@ -12,18 +12,19 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
 
-from ._core.effects import Effect, Grant, Send, Settle, Wait
-from ._core.flow import Reply
+from ._core.admission.effects import Effect, Grant, Send, Settle, Wait
+from ._core.admission.wait_queue import Priority
+from ._core.call.flow import AttemptResult
 from ._lease import Lease
-from ._usage import Demand, Usage
 from .errors import CannotServe
 from .pool import KeyPool
 from .testing.clock import FakeClock
+from .usage import Demand, Usage
 
 T = TypeVar("T")
 
 #: What a simulated attempt answers: the seconds it takes, and its reply.
-Sent = tuple[float, Reply[object]]
+Sent = tuple[float, AttemptResult[object]]
 
 
 class Simulation:
@@ -61,7 +62,7 @@ class Simulation:
         hold_for: float = 0.0,
         usage: Usage | None = None,
         timeout: float | None = None,
-        priority: str = "normal",
+        priority: Priority = "normal",
         tenant: str | None = None,
         granted: Callable[[Lease], None] = lambda lease: None,
         refused: Callable[[CannotServe], None] | None = None,
@@ -85,7 +86,7 @@ class Simulation:
         *,
         at: float,
         send: Callable[[Lease], Sent],
-        done: Callable[[Lease, Reply[object]], None],
+        done: Callable[[Lease, AttemptResult[object]], None],
         refused: Callable[[CannotServe], None] | None = None,
     ) -> None:
         """Let a whole call begin at an instant: attempts, backoff and failover as in production."""
@@ -157,8 +158,8 @@ class Process(Generic[T]):
             return True
         if isinstance(effect, Wait):
             wake = self._waker()
-            if effect.ticket is not None:
-                effect.ticket.wake = lambda: self._simulation.at(self._simulation.now(), wake)
+            if effect.waiter is not None:
+                effect.waiter.wake = lambda: self._simulation.at(self._simulation.now(), wake)
             if effect.until < float("inf"):
                 self._simulation.at(effect.until, wake)
             return False

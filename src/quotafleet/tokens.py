@@ -19,8 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ._plugins import find
+from .errors import ConfigError
+
 if TYPE_CHECKING:
-    from ._protocols import TokenCounter
+    from .protocols import TokenCounter
 
 _DATA_URL: Final = re.compile(rb"data:[\w/+.-]{1,100};base64,[A-Za-z0-9+/=]*")
 #: Keys, hashes and base64: runs that no word reaches.
@@ -111,6 +114,39 @@ def counter(models: Iterable[str] = ("gpt-5",)) -> TokenCounter:
     from . import _tiktoken  # noqa: PLC0415
 
     return _tiktoken.counter(files, vocabulary_of=vocabulary, fallback=bytes4, dense=cautious)
+
+
+#: The group of entry points under which a package offers token counters.
+ENTRY_POINTS: Final = "quotafleet.token_counters"
+
+
+def token_counter(name: str) -> TokenCounter:
+    """Return a counter by name: ``"bytes4"``, ``"cautious"``, or ``"tiktoken"``.
+
+    An entry point's name, or ``"package.module:function"``, stands for a counter of one's own.
+
+    Raises:
+        ConfigError: there is none of that name, or ``"tiktoken"`` has no vocabulary here.
+    """
+    known: dict[str, TokenCounter] = {"bytes4": bytes4, "cautious": cautious}
+    if name == "tiktoken":
+        found = counter()
+        if found is bytes4:
+            raise ConfigError(
+                "tiktoken is not installed, or has no vocabulary on this machine",
+                cure="Install it, and call tiktoken.get_encoding('o200k_base') once where the "
+                'network allows; or write count_tokens = "bytes4"',
+                place="count_tokens",
+            )
+        return found
+    named = find(name, kind="token counter", builtin=known, group=ENTRY_POINTS)
+    if not callable(named):
+        raise ConfigError(
+            f"token counter {name!r} is not a function",
+            cure="It must take a text and a model's name, and return a number of tokens",
+            place="count_tokens",
+        )
+    return named
 
 
 def _file(found: Vocabulary) -> Path | None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from quotafleet import Demand, KeyPool
 from quotafleet.cli import _progress
 from quotafleet.cli._engine import Tally
-from quotafleet.cli._progress import Meter, drawn, plain, watch
+from quotafleet.cli._progress import ProgressMeter, drawn, plain, watch
 from quotafleet.testing.clock import FakeClock
 
 
@@ -46,7 +46,7 @@ def shown(renderable: object) -> str:
 def test_a_view_tells_rate_eta_and_headroom() -> None:
     clock = FakeClock()
     pool, tally = fleet(2, clock), Tally(total=100, before=10)
-    meter = Meter(pool, tally)
+    meter = ProgressMeter(pool, tally)
     lease_all(pool, 4)
     clock.advance(3)
     tally.answered = 30
@@ -64,7 +64,7 @@ def test_a_view_tells_rate_eta_and_headroom() -> None:
 def test_the_rate_is_that_of_the_last_minute() -> None:
     clock = FakeClock()
     tally = Tally(total=10_000)
-    meter = Meter(fleet(1, clock), tally)
+    meter = ProgressMeter(fleet(1, clock), tally)
     for second in range(300):
         clock.advance(1)
         tally.answered += 1 if second < 200 else 2
@@ -73,7 +73,7 @@ def test_the_rate_is_that_of_the_last_minute() -> None:
 
 
 def test_before_the_first_answer_nothing_is_known() -> None:
-    view = Meter(fleet(1, FakeClock()), Tally(total=5)).view()
+    view = ProgressMeter(fleet(1, FakeClock()), Tally(total=5)).view()
     assert view.eta is None
     assert "ETA ?" in plain(view)
 
@@ -82,7 +82,7 @@ def test_of_many_owners_the_scarcest_are_shown() -> None:
     clock = FakeClock()
     pool = fleet(30, clock)
     lease_all(pool, 40)  # the first ten have one call less
-    view = Meter(pool, Tally(total=5)).view()
+    view = ProgressMeter(pool, Tally(total=5)).view()
     assert len(view.headroom) == _progress.SHOWN
     assert view.hidden == 30 - _progress.SHOWN
     assert max(one.share for one in view.headroom) < 0.95
@@ -97,7 +97,7 @@ async def test_it_is_watched_until_the_end(terminal: bool, monkeypatch: pytest.M
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=100, highlight=False)
     tally = Tally(total=5)
-    task = asyncio.create_task(watch(Meter(fleet(1, FakeClock()), tally), console))
+    task = asyncio.create_task(watch(ProgressMeter(fleet(1, FakeClock()), tally), console))
     for _ in range(5):
         await asyncio.sleep(0)
     tally.answered = 5

@@ -12,7 +12,7 @@ from tests.stores.test_redis_health import eventually
 from typer.testing import CliRunner, Result
 
 from quotafleet import Demand, KeyPool, Limits, Organization
-from quotafleet._outcome import Kind, Outcome
+from quotafleet.outcomes import Kind, Outcome
 from quotafleet.stores.redis import RedisStore, read_fleet
 
 SECRET = "sk-proj-abcdefghijklmnop0123456789"
@@ -70,7 +70,7 @@ REVOKED = Outcome(kind=Kind.KEY_INVALID, code="invalid_api_key")
 
 
 def sick(pool: KeyPool) -> set[str]:
-    return {one.subject for one in pool.status().sick}
+    return {one.subject for one in pool.status().unavailable}
 
 
 def test_all_processes_use_again_what_is_revived(server: TestServer, namespace: str) -> None:

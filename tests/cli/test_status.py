@@ -15,7 +15,7 @@ from tests.stores.redis_kit import TestServer, serving
 from typer.testing import CliRunner, Result
 
 from quotafleet import Demand, KeyPool, Limits, Organization
-from quotafleet._outcome import Kind, Outcome
+from quotafleet.outcomes import Kind, Outcome
 from quotafleet.stores.redis import RedisStore
 
 SECRET = "sk-proj-abcdefghijklmnop0123456789"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from quotafleet import Limits
-from quotafleet._core.account import Account
-from quotafleet._core.assumed import CUT, FEWEST, GROWTH
-from quotafleet._core.claims import Claim, Reservation, Settlement
-from quotafleet._core.ledger import UNKNOWN_REFUSAL, Ledger
-from quotafleet._limits import MINUTE, Costs, Metric
-from quotafleet._outcome import OK, Kind, Outcome, Reading
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.aimd import CUT, FEWEST, GROWTH
+from quotafleet._core.quota.ledger import UNKNOWN_REFUSAL, Ledger
+from quotafleet._core.quota.reservations import Claim, Reservation, Settlement
+from quotafleet.limits import MINUTE, Costs, Metric
+from quotafleet.outcomes import OK, Kind, Outcome, Reading
 
 ONE: Costs = (1, 0, 0, 0, 0, 1, 0)
 NONE: Costs = (1, 0, 0, 0, 0, 0, 0)

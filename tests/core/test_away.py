@@ -6,21 +6,21 @@ import pytest
 from tests.core.test_booking import INF, BookingStore, World
 
 from quotafleet import WaitTimeout
-from quotafleet._core.claims import Answer, Away, Claim, Short
-from quotafleet._core.effects import Wait
-from quotafleet._core.health import Event
+from quotafleet._core.admission.effects import Wait
+from quotafleet._core.health.circuit_breaker import CircuitEvent
+from quotafleet._core.quota.reservations import Claim, ClaimAnswer, NotReady, StoreUnavailable
 
 
 class AwayStore(BookingStore):
     """A store that is away until it is told otherwise, and asked again after a second."""
 
-    away: Away | None = None
+    away: StoreUnavailable | None = None
     asked = 0
 
-    def reserve(self, claim: Claim, now: float) -> Answer:
+    def reserve(self, claim: Claim, now: float) -> ClaimAnswer:
         self.asked += 1
         if self.away is not None:
-            return Short(None, INF, now + 1.0, away=self.away)
+            return NotReady(None, INF, now + 1.0, away=self.away)
         return super().reserve(claim, now)
 
 
@@ -33,7 +33,7 @@ def world(owners: int = 1) -> tuple[World, AwayStore]:
 
 def test_a_call_asks_again_when_the_store_says_and_is_granted_once_it_is_back() -> None:
     made, store = world()
-    store.away = Away(made.now, "gone")
+    store.away = StoreUnavailable(made.now, "gone")
     call = made.enter(600)
     assert made.wait(call) == 1.0
     made.clock.advance(1.0)
@@ -46,7 +46,7 @@ def test_a_call_asks_again_when_the_store_says_and_is_granted_once_it_is_back() 
 
 def test_calls_behind_the_first_sleep_and_are_served_after_it() -> None:
     made, store = world()
-    store.away = Away(made.now, "gone")
+    store.away = StoreUnavailable(made.now, "gone")
     head, second, small = made.enter(600), made.enter(600), made.enter(6)
     assert made.wait(head) == 1.0
     assert made.wait(second) == made.wait(small) == INF
@@ -63,14 +63,14 @@ def test_calls_behind_the_first_sleep_and_are_served_after_it() -> None:
 
 def test_a_call_that_gives_up_says_for_how_long_the_store_was_away() -> None:
     made, store = world()
-    store.away = Away(made.now - 2.0, "no route")
+    store.away = StoreUnavailable(made.now - 2.0, "no candidates")
     call = made.enter(600, gives_up_at=made.now + 1.5)
     assert made.wait(call) == 1.0
     made.clock.advance(1.0)
     assert made.wait(call) == 0.5
     made.clock.advance(0.5)
     with pytest.raises(
-        WaitTimeout, match=r"away for 3.5 s \(no route\); .* waited for 1.5 s"
+        WaitTimeout, match=r"away for 3.5 s \(no candidates\); .* waited for 1.5 s"
     ) as no:
         made.step(call)
     assert no.value.waited_for == 1.5
@@ -79,12 +79,12 @@ def test_a_call_that_gives_up_says_for_how_long_the_store_was_away() -> None:
 
 def test_an_owner_that_rests_for_long_does_not_end_the_wait() -> None:
     made, store = world(owners=2)
-    for seat in made.scheduler.fleet.route("m").seats.values():
-        if seat.account.organization == "o0":
-            made.scheduler.conditions._tell(
-                seat.subjects[0], Event.PARK, made.now, retry_after=900.0
+    for candidate in made.scheduler.fleet.candidates("m").by_account.values():
+        if candidate.account.organization == "o0":
+            made.scheduler.health_tracker._apply(
+                candidate.circuits[0], CircuitEvent.PARK, made.now, retry_after=900.0
             )
-    store.away = Away(made.now, "gone")
+    store.away = StoreUnavailable(made.now, "gone")
     call = made.enter(600, gives_up_at=made.now + 5.0)
     wait = made.step(call)
     assert isinstance(wait, Wait)
@@ -94,7 +94,7 @@ def test_an_owner_that_rests_for_long_does_not_end_the_wait() -> None:
 
 def test_what_is_away_is_told_no_more_once_it_has_answered() -> None:
     made, store = world()
-    store.away = Away(made.now, "gone")
+    store.away = StoreUnavailable(made.now, "gone")
     call = made.enter(6000)
     made.wait(call)
     store.away = None

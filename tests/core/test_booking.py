@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from quotafleet import Demand, KeyPool, Limits, Organization, Usage
-from quotafleet._core.claims import Answer, Claim, Reservation, Settlement, Short, State
-from quotafleet._core.effects import Reserve, Wait
-from quotafleet._core.queue import Ticket
+from quotafleet import Demand, KeyPool, Limits, Organization, Priority, Usage
+from quotafleet._core.admission.effects import Reserve, Wait
+from quotafleet._core.admission.wait_queue import Waiter
+from quotafleet._core.quota.reservations import (
+    Claim,
+    ClaimAnswer,
+    NotReady,
+    Reservation,
+    ReservationState,
+    Settlement,
+)
 from quotafleet.stores import MemoryStore
 from quotafleet.testing.clock import FakeClock
 
@@ -15,10 +22,10 @@ INF = float("inf")
 class BookingStore(MemoryStore):
     """The ledger, which takes the costs of a call at once where it is told that it may."""
 
-    is_local = False  # type: ignore[assignment]
+    is_local = False
     given_back = 0
 
-    def reserve(self, claim: Claim, now: float) -> Answer:
+    def reserve(self, claim: Claim, now: float) -> ClaimAnswer:
         if claim.dropped is not None:
             self.give_back(claim.dropped, now)
         held = claim.held
@@ -27,17 +34,17 @@ class BookingStore(MemoryStore):
             if held is not None:
                 self.give_back(held, now)
             return answer
-        if not isinstance(answer, Short) or answer.account is None:
+        if not isinstance(answer, NotReady) or answer.account is None:
             return answer
         if held is not None and held.starts_at <= answer.ready_at:
-            return Short(held.account, held.starts_at, booking=held)
-        if answer.ready_at - now > claim.books_for:
+            return NotReady(held.account, held.starts_at, future=held)
+        if answer.ready_at - now > claim.reserve_ahead:
             return answer
         if held is not None:
             self.give_back(held, now)
-        booking = self._ledger._take(answer.account, claim.costs, now)
-        booking.starts_at = answer.ready_at
-        return Short(answer.account, answer.ready_at, booking=booking)
+        future = self._ledger._take(answer.account, claim.costs, now)
+        future.starts_at = answer.ready_at
+        return NotReady(answer.account, answer.ready_at, future=future)
 
     def give_back(self, reservation: Reservation, now: float) -> None:
         self.given_back += 1
@@ -49,7 +56,7 @@ class World:
 
     def __init__(self, owners: int = 1, **limits: float) -> None:
         self.clock = FakeClock()
-        self.store = BookingStore(lambda *_: Limits(**limits))  # type: ignore[arg-type]
+        self.store = BookingStore(lambda *_: Limits(**limits))
         names = [f"o{n}" for n in range(owners)]
         self.pool = KeyPool(
             [Organization(name=n, keys=(f"sk-{n}-0123456789abcdef",)) for n in names],
@@ -59,25 +66,25 @@ class World:
         )
         self.scheduler = self.pool._scheduler
         for key in self.pool.keys:
-            self.scheduler.fleet.key_subject(key).proven = True
+            self.scheduler.fleet.key_circuit(key).proven = True
 
     @property
     def now(self) -> float:
         return self.clock.now()
 
-    def enter(self, tokens: int, priority: str = "normal", gives_up_at: float = INF) -> Ticket:
+    def enter(self, tokens: int, priority: Priority = "normal", gives_up_at: float = INF) -> Waiter:
         demand = Demand(model="m", input_tokens=tokens)
         return self.scheduler.enter(demand, self.now, gives_up_at, priority)
 
-    def step(self, ticket: Ticket) -> Wait | None:
+    def step(self, waiter: Waiter) -> Wait | None:
         """Carry out what a call asks for, until it sleeps or is granted."""
-        while isinstance(effect := self.scheduler.step(ticket, self.now), Reserve):
+        while isinstance(effect := self.scheduler.step(waiter, self.now), Reserve):
             self.answer(effect)
-            if self.scheduler.is_done(ticket):
+            if self.scheduler.is_done(waiter):
                 return None
         return effect
 
-    def answer(self, effect: Reserve) -> Answer:
+    def answer(self, effect: Reserve) -> ClaimAnswer:
         effect.claim.accounts = list(effect.claim.accounts)
         answer = self.store.reserve(effect.claim, self.now)
         orphan = self.scheduler.answered(effect, answer, self.now)
@@ -85,20 +92,20 @@ class World:
             self.store.give_back(orphan, self.now)
         return answer
 
-    def leave(self, ticket: Ticket) -> None:
-        orphan = self.scheduler.leave(ticket, self.now)
+    def leave(self, waiter: Waiter) -> None:
+        orphan = self.scheduler.leave(waiter, self.now)
         if orphan is not None:
             self.store.give_back(orphan, self.now)
 
-    def wait(self, ticket: Ticket) -> float:
-        wait = self.step(ticket)
+    def wait(self, waiter: Waiter) -> float:
+        wait = self.step(waiter)
         assert isinstance(wait, Wait)
         return wait.until - self.now
 
     def drained(self, tokens: int = 6000) -> World:
-        ticket = self.enter(tokens)
-        assert self.step(ticket) is None
-        self.scheduler.accept(ticket, self.now)
+        waiter = self.enter(tokens)
+        assert self.step(waiter) is None
+        self.scheduler.accept(waiter, self.now)
         return self
 
 
@@ -106,7 +113,7 @@ def test_the_head_books_and_is_granted_without_another_question() -> None:
     world = World(tpm=6000).drained()
     head = world.enter(600)
     sleeps = world.wait(head)
-    assert head.booking is not None
+    assert head.future is not None
     world.clock.advance(sleeps)
     asked = world.store.open
     assert world.scheduler.step(head, world.now) is None
@@ -119,18 +126,18 @@ def test_only_the_head_books() -> None:
     first, second = world.enter(600), world.enter(600)
     world.step(first)
     assert world.wait(second) == INF
-    assert second.booking is None
+    assert second.future is None
     world.clock.advance(10)
     assert world.step(first) is not None or first.reservation is not None
     assert first.reservation is not None
-    assert second.booking is not None  # who was granted served the next
+    assert second.future is not None  # who was granted served the next
 
 
 def test_who_is_granted_wakes_those_that_queued_while_it_asked() -> None:
     """Answers overtake each other: who asked later may be told first that it must wait."""
     world = World(tpm=6000)
     first, second = world.enter(5000), world.enter(5900)
-    asks, behind = (world.scheduler.step(ticket, world.now) for ticket in (first, second))
+    asks, behind = (world.scheduler.step(waiter, world.now) for waiter in (first, second))
     assert isinstance(asks, Reserve)
     assert isinstance(behind, Reserve)
     granted = world.store.reserve(Claim(list(asks.claim.accounts), first.costs), world.now)
@@ -152,7 +159,7 @@ def test_one_newcomer_at_a_time_asks_for_a_place() -> None:
     assert [world.wait(other) for other in others] == [INF] * 3
     world.answer(effect)
     world.step(asking)
-    assert [t.booking is not None for t in (asking, *others)] == [True, False, False, False]
+    assert [t.future is not None for t in (asking, *others)] == [True, False, False, False]
     assert world.scheduler.waiting == 4
 
 
@@ -162,7 +169,7 @@ def test_a_newcomer_that_seems_to_fit_is_not_held_up_by_one_that_asks() -> None:
     second = world.scheduler.step(world.enter(600), world.now)
     assert isinstance(first, Reserve)
     assert isinstance(second, Reserve)
-    assert (first.claim.books_for > 0, second.claim.books_for) == (True, 0.0)
+    assert (first.claim.reserve_ahead > 0, second.claim.reserve_ahead) == (True, 0.0)
 
 
 def test_who_leaves_gives_its_booking_back_and_the_next_one_books() -> None:
@@ -174,15 +181,15 @@ def test_who_leaves_gives_its_booking_back_and_the_next_one_books() -> None:
     assert world.store.given_back == 1
     assert behind in world.scheduler.woken
     assert abs(world.wait(behind) - due) < 0.001
-    assert behind.booking is not None
+    assert behind.future is not None
 
 
 def test_a_booking_for_one_who_has_gone_meanwhile_is_given_back() -> None:
     world = World(tpm=6000).drained()
-    ticket = world.enter(600)
-    effect = world.scheduler.step(ticket, world.now)
+    waiter = world.enter(600)
+    effect = world.scheduler.step(waiter, world.now)
     assert isinstance(effect, Reserve)
-    world.leave(ticket)
+    world.leave(waiter)
     world.answer(effect)
     assert world.store.given_back == 1
     assert world.scheduler.step(world.enter(600), world.now) is not None
@@ -196,7 +203,7 @@ def test_the_asker_that_fails_lets_the_next_one_ask() -> None:
     world.leave(asking)  # the store could not answer
     assert other in world.scheduler.woken
     world.step(other)
-    assert other.booking is not None
+    assert other.future is not None
 
 
 def test_what_is_freed_is_exchanged_for_the_booking() -> None:
@@ -209,7 +216,7 @@ def test_what_is_freed_is_exchanged_for_the_booking() -> None:
     assert world.store.settle(Settlement(grant.reservation, Usage().costs), world.now)
     assert world.scheduler.freed(grant.reservation.account, world.now)
     assert world.step(head) is None
-    assert head.booking is None
+    assert head.future is None
     assert head.reservation is not None
     assert head.reservation.starts_at < 0
     assert world.store.given_back == 1
@@ -239,13 +246,13 @@ def test_a_more_urgent_call_takes_the_lead_and_the_booking_stays() -> None:
 
 def test_no_booking_beyond_the_time_that_a_call_may_wait() -> None:
     world = World(tpm=6000).drained()
-    ticket = world.enter(600, gives_up_at=world.now + 2)
-    effect = world.scheduler.step(ticket, world.now)
+    waiter = world.enter(600, gives_up_at=world.now + 2)
+    effect = world.scheduler.step(waiter, world.now)
     assert isinstance(effect, Reserve)
-    assert effect.claim.books_for == 2
+    assert effect.claim.reserve_ahead == 2
     answer = world.answer(effect)
-    assert isinstance(answer, Short)
-    assert answer.booking is None
+    assert isinstance(answer, NotReady)
+    assert answer.future is None
 
 
 def test_a_booking_on_an_owner_that_fell_ill_is_dropped() -> None:
@@ -254,27 +261,27 @@ def test_a_booking_on_an_owner_that_fell_ill_is_dropped() -> None:
         world.drained()
     head = world.enter(600)
     world.step(head)
-    assert head.booking is not None
-    account = head.booking.account
-    subject = world.scheduler.fleet.subject(f"organization {account.organization}")
-    from quotafleet._core.health import Event
+    assert head.future is not None
+    account = head.future.account
+    circuit = world.scheduler.fleet.circuit(f"organization {account.organization}")
+    from quotafleet._core.health.circuit_breaker import CircuitEvent
 
-    world.scheduler.conditions._tell(subject, Event.KILL, world.now)
+    world.scheduler.health_tracker._apply(circuit, CircuitEvent.KILL, world.now)
     world.step(head)
     assert world.store.given_back == 1
-    assert head.booking is not None
-    assert head.booking.account is not account
+    assert head.future is not None
+    assert head.future.account is not account
 
 
 def test_a_booking_that_was_lost_is_not_redeemed() -> None:
     world = World(tpm=6000).drained()
     head = world.enter(600)
     due = world.wait(head)
-    assert head.booking is not None
-    world.store.give_back(head.booking, world.now)
-    assert head.booking.state is State.SETTLED
+    assert head.future is not None
+    world.store.give_back(head.future, world.now)
+    assert head.future.state is ReservationState.SETTLED
     world.clock.advance(due)
-    lost = head.booking
+    lost = head.future
     world.step(head)
     assert head.reservation is not lost
 
@@ -284,12 +291,12 @@ def test_a_call_with_a_due_booking_waits_for_who_serves_the_lane() -> None:
     head, behind = world.enter(600), world.enter(600)
     due = world.wait(head)
     world.step(behind)
-    lane = head.lane
-    lane.busy = behind  # it asks the store at this moment, with the head's booking
+    queue = head.queue
+    queue.busy = behind  # it asks the store at this moment, with the head's future
     world.clock.advance(due)
     assert world.wait(head) == INF
     assert head.reservation is None
-    lane.busy = None
+    queue.busy = None
     world.step(head)
     assert head.reservation is not None
 
@@ -303,7 +310,7 @@ def test_whoever_serves_the_lane_redeems_for_the_head() -> None:
     world.step(behind)
     assert head.reservation is not None
     assert head in world.scheduler.woken
-    assert behind.booking is not None
+    assert behind.future is not None
 
 
 def test_the_view_spares_questions_for_calls_behind_the_head() -> None:
@@ -318,11 +325,11 @@ def test_freed_while_the_store_is_asked_does_not_ask_again_for_what_is_booked() 
     world = World(tpm=6000).drained()
     head = world.enter(600)
     world.step(head)
-    lane = head.lane
-    lane.ready_at = world.now
+    queue = head.queue
+    queue.ready_at = world.now
     effect = world.scheduler.step(head, world.now)
     assert isinstance(effect, Reserve)
-    lane.again = True
+    queue.again = True
     world.answer(effect)
     assert isinstance(world.scheduler.step(head, world.now), Wait)
 
@@ -331,11 +338,11 @@ def test_a_due_booking_on_an_owner_that_fell_ill_is_not_used() -> None:
     world = World(tpm=6000).drained()
     head = world.enter(600)
     due = world.wait(head)
-    assert head.booking is not None
-    from quotafleet._core.health import Event
+    assert head.future is not None
+    from quotafleet._core.health.circuit_breaker import CircuitEvent
 
-    subject = world.scheduler.fleet.subject(f"organization {head.booking.account.organization}")
-    world.scheduler.conditions._tell(subject, Event.PARK, world.now)
+    circuit = world.scheduler.fleet.circuit(f"organization {head.future.account.organization}")
+    world.scheduler.health_tracker._apply(circuit, CircuitEvent.PARK, world.now)
     world.clock.advance(due)
     world.step(head)
     assert head.reservation is None

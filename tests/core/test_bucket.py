@@ -1,4 +1,4 @@
-"""One limit's arithmetic: refill, need, debt, anchors, refusals."""
+"""One limit's arithmetic: refill, need, debt, headers_at_admission, refusals."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quotafleet import Limit
-from quotafleet._core.bucket import (
+from quotafleet._core.quota.token_bucket import (
     LEAST_MARGIN,
     MARGIN,
     REGROWTH_PER_SECOND,
     WARY_FOR,
     WARY_LEAD,
     WARY_SECONDS,
-    Bucket,
+    TokenBucket,
 )
-from quotafleet._limits import DAY, MINUTE, Metric
+from quotafleet.limits import DAY, MINUTE, Metric
 
 LIMITS = st.floats(1, 1e8)
 
 
-def bucket(name: str = "rpm", amount: float = 600, burst: float | None = None) -> Bucket:
-    return Bucket.of(Limit(name=name, amount=amount, burst=burst), "acme", 0.0)
+def bucket(name: str = "rpm", amount: float = 600, burst: float | None = None) -> TokenBucket:
+    return TokenBucket.of(Limit(name=name, amount=amount, burst=burst), "acme", 0.0)
 
 
 def test_new_bucket_is_full_less_the_margin() -> None:
@@ -66,7 +66,7 @@ def test_the_computed_instant_is_enough_and_not_late(
     at = tpm.ready_at(cost * limit, 0.0)
     assert tpm.ready_at(cost * limit, at) == at
     if at > 0.01:
-        assert Bucket.ready_at(tpm, cost * limit, tpm.at) <= at + 1e-6 * max(1.0, at)
+        assert TokenBucket.ready_at(tpm, cost * limit, tpm.at) <= at + 1e-6 * max(1.0, at)
 
 
 @given(
@@ -269,7 +269,7 @@ class TestLearn:
         assert rpm.rate == 10
 
     def test_a_smaller_burst_is_adopted(self) -> None:
-        rpm = Bucket(
+        rpm = TokenBucket(
             scope="acme", name="rpm", metric=Metric.REQUESTS, period=MINUTE, limit=600, now=0.0
         )
         rpm.learn(600, 10)
@@ -353,7 +353,7 @@ class TestEnforce:
 
 
 class TestPrice:
-    def tpm(self, price: float) -> Bucket:
+    def tpm(self, price: float) -> TokenBucket:
         """Return a bucket whose calls of 1,000 were charged `price` times as much, in turn."""
         tpm = bucket("tpm", 60_000)
         level = 60_000.0

@@ -1,16 +1,16 @@
-"""What health means to a fleet: seats leave and join, and one instant says when to look again."""
+"""What health means to a fleet: candidates leave and join, one instant says when to look."""
 
 from __future__ import annotations
 
 from math import inf
 
 from quotafleet import Organization
-from quotafleet._core.account import Account
-from quotafleet._core.conditions import Conditions
-from quotafleet._core.fleet import Fleet
-from quotafleet._core.health import News, State
-from quotafleet._core.routes import Route
-from quotafleet._owners import Owners
+from quotafleet._core.admission.fleet_health import HealthTracker
+from quotafleet._core.fleet.candidates import CandidateSet
+from quotafleet._core.fleet.fleet import Fleet
+from quotafleet._core.health.circuit_breaker import CircuitState, HealthChange
+from quotafleet._core.quota.account import Account
+from quotafleet.owners import Owners
 
 
 def test_one_instant_says_when_time_moves_the_next_subject() -> None:
@@ -23,23 +23,23 @@ def test_one_instant_says_when_time_moves_the_next_subject() -> None:
         family_of=lambda _, model: model,
     )
     for key in owners.keys:
-        fleet.key_subject(key).proven = True
-    stirred: list[Route] = []
-    conditions = Conditions(fleet, asks=False, stirred=stirred.append)
-    route = fleet.route("m")
-    assert conditions.changes_at == inf
+        fleet.key_circuit(key).proven = True
+    stirred: list[CandidateSet] = []
+    health_tracker = HealthTracker(fleet, asks=False, stirred=stirred.append)
+    candidates = fleet.candidates("m")
+    assert health_tracker.changes_at == inf
 
-    conditions.told(News("organization b", State.OPEN, until=20.0), 0.0)
-    conditions.told(News("organization a", State.OPEN, until=10.0), 0.0)
-    assert conditions.changes_at == 10.0
-    assert route.ready == []
-    assert stirred == [route, route]
+    health_tracker.apply_remote(HealthChange("organization b", CircuitState.OPEN, until=20.0), 0.0)
+    health_tracker.apply_remote(HealthChange("organization a", CircuitState.OPEN, until=10.0), 0.0)
+    assert health_tracker.changes_at == 10.0
+    assert candidates.ready == []
+    assert stirred == [candidates, candidates]
 
-    conditions.wake_rested(10.0, waiting=False)
-    assert conditions.changes_at == 20.0
-    assert route.ready == [accounts["a"]]
+    health_tracker.wake_rested(10.0, waiting=False)
+    assert health_tracker.changes_at == 20.0
+    assert candidates.ready == [accounts["a"]]
 
-    conditions.wake_rested(20.0, waiting=False)
-    assert conditions.changes_at == inf
-    assert route.ready == [accounts["a"], accounts["b"]]
-    assert stirred == [route] * 4
+    health_tracker.wake_rested(20.0, waiting=False)
+    assert health_tracker.changes_at == inf
+    assert candidates.ready == [accounts["a"], accounts["b"]]
+    assert stirred == [candidates] * 4

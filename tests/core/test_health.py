@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._core.health import (
+from quotafleet._core.health.circuit_breaker import (
     ASK_FOR,
+    CLOSED_AT_MOST,
+    DEAD_AT_MOST,
+    DEAD_FOR,
     FAULTS_OF_FLAKY,
     FAULTS_TO_OPEN,
     HUNG_FOR,
@@ -19,120 +22,172 @@ from quotafleet._core.health import (
     PARK_AT_MOST,
     PARK_FOR,
     PROBE_FOR,
+    PROVEN_DEAD_FOR,
     SLOW_FAULT,
     TABLE,
-    Event,
-    Level,
-    News,
-    State,
-    Subject,
+    Circuit,
+    CircuitEvent,
+    CircuitState,
+    FaultScope,
+    HealthChange,
     rests_for,
     told_by,
 )
-from quotafleet._outcome import Kind, Outcome
+from quotafleet.outcomes import Kind, Outcome
 
 #: The states that don't end by themselves.
-LASTING = (State.CLOSED, State.HALF_OPEN, State.DEAD)
+LASTING = (CircuitState.CLOSED, CircuitState.HALF_OPEN)
 
 
-def subject(state: State = State.CLOSED) -> Subject:
-    made = Subject("key acme#1")
+def circuit(state: CircuitState = CircuitState.CLOSED) -> Circuit:
+    made = Circuit("key acme#1")
     made.state = state
     return made
 
 
 def test_a_single_fault_is_chance_three_in_a_row_open() -> None:
-    one = subject()
-    assert [one.tell(Event.FAULT, 0.0) for _ in range(FAULTS_TO_OPEN)] == [False, False, True]
-    assert one.state is State.OPEN
+    one = circuit()
+    assert [one.apply(CircuitEvent.FAULT, 0.0) for _ in range(FAULTS_TO_OPEN)] == [
+        False,
+        False,
+        True,
+    ]
+    assert one.state is CircuitState.OPEN
     assert one.until == OPEN_FOR
 
 
 def test_a_success_between_faults_starts_the_count_anew() -> None:
-    one = subject()
+    one = circuit()
     for _ in range(5):
-        one.tell(Event.FAULT, 0.0)
-        one.tell(Event.FAULT, 0.0)
-        one.tell(Event.SUCCESS, 0.0)
-    assert one.state is State.CLOSED
+        one.apply(CircuitEvent.FAULT, 0.0)
+        one.apply(CircuitEvent.FAULT, 0.0)
+        one.apply(CircuitEvent.SUCCESS, 0.0)
+    assert one.state is CircuitState.CLOSED
 
 
 def test_one_that_fails_now_and_then_is_left_alone_later() -> None:
-    one = subject()
-    one.tell(Event.FAULT, 0.0)
-    one.tell(Event.SUCCESS, 0.0)
-    faults = [one.tell(Event.FAULT, 0.0) for _ in range(FAULTS_OF_FLAKY)]
+    one = circuit()
+    one.apply(CircuitEvent.FAULT, 0.0)
+    one.apply(CircuitEvent.SUCCESS, 0.0)
+    faults = [one.apply(CircuitEvent.FAULT, 0.0) for _ in range(FAULTS_OF_FLAKY)]
     assert faults == [False] * (FAULTS_OF_FLAKY - 1) + [True]
-    one.tell(Event.DUE, 0.0)
-    one.tell(Event.PROBE, 0.0)
-    one.tell(Event.SUCCESS, 0.0)
+    one.apply(CircuitEvent.DUE, 0.0)
+    one.apply(CircuitEvent.PROBE, 0.0)
+    one.apply(CircuitEvent.SUCCESS, 0.0)
     assert one.flaky, "its probe was answered"
 
 
 def test_backoff_doubles_up_to_its_bound_and_a_success_resets_it() -> None:
-    one, lasted = subject(), []
-    one.tell(Event.COOL, 0.0)
+    one, lasted = circuit(), []
+    one.apply(CircuitEvent.COOL, 0.0)
     for _ in range(8):
         lasted.append(one.until)
-        one.tell(Event.DUE, 0.0)
-        one.tell(Event.PROBE, 0.0)
-        one.tell(Event.FAULT, 0.0)
+        one.apply(CircuitEvent.DUE, 0.0)
+        one.apply(CircuitEvent.PROBE, 0.0)
+        one.apply(CircuitEvent.FAULT, 0.0)
     assert lasted == [OPEN_FOR, OPEN_FOR, OPEN_FOR, 2, 4, 8, 16, OPEN_AT_MOST]
-    one.tell(Event.DUE, 0.0)
-    one.tell(Event.PROBE, 0.0)
-    one.tell(Event.SUCCESS, 0.0)
-    assert one.state is State.CLOSED
+    one.apply(CircuitEvent.DUE, 0.0)
+    one.apply(CircuitEvent.PROBE, 0.0)
+    one.apply(CircuitEvent.SUCCESS, 0.0)
+    assert one.state is CircuitState.CLOSED
     assert one.reason == ""
-    one.tell(Event.COOL, 0.0)
+    one.apply(CircuitEvent.COOL, 0.0)
     assert one.until == OPEN_FOR
 
 
 def test_retry_after_is_a_minimum() -> None:
-    one = subject()
-    one.tell(Event.COOL, 10.0, retry_after=25.0)
+    one = circuit()
+    one.apply(CircuitEvent.COOL, 10.0, retry_after=25.0)
     assert one.until == 35.0
 
 
 def test_parking_lasts_longer_and_is_probed_rarely() -> None:
-    one = subject()
-    one.tell(Event.PARK, 0.0, reason="insufficient_quota")
-    assert (one.state, one.until, one.reason) == (State.PARKED, PARK_FOR, "insufficient_quota")
+    one = circuit()
+    one.apply(CircuitEvent.PARK, 0.0, reason="insufficient_quota")
+    assert (one.state, one.until, one.reason) == (
+        CircuitState.PARKED,
+        PARK_FOR,
+        "insufficient_quota",
+    )
     for _ in range(10):
-        one.tell(Event.DUE, 0.0)
-        one.tell(Event.PROBE, 0.0)
-        one.tell(Event.PARK, 0.0)
+        one.apply(CircuitEvent.DUE, 0.0)
+        one.apply(CircuitEvent.PROBE, 0.0)
+        one.apply(CircuitEvent.PARK, 0.0)
     assert one.until == PARK_AT_MOST
 
 
-def test_dead_stays_dead_until_revived() -> None:
-    one = subject()
-    one.tell(Event.KILL, 0.0)
-    for event in Event:
-        if event is not Event.REVIVE:
-            assert not one.tell(event, 1e9)
-    assert one.until == inf
-    assert one.tell(Event.REVIVE, 0.0)
+@pytest.mark.parametrize(
+    ("proven", "lasts"),
+    [
+        (False, [DEAD_FOR * 2**n for n in range(5)] + [DEAD_AT_MOST]),
+        (True, [PROVEN_DEAD_FOR * 2**n for n in range(6)]),
+    ],
+)
+def test_a_dead_key_is_probed_at_intervals_that_double(proven: bool, lasts: list[float]) -> None:
+    one, seen = circuit(), []
+    one.proven = proven
+    if proven:
+        one.apply(CircuitEvent.KILL, 0.0)
+        assert one.state is CircuitState.OPEN, "one refusal of a key that worked is no proof"
+        one.apply(CircuitEvent.DUE, 0.0)
+        one.apply(CircuitEvent.PROBE, 0.0)
+    for _ in lasts:
+        assert one.apply(CircuitEvent.KILL, 0.0)
+        assert one.state is CircuitState.DEAD
+        seen.append(one.until)
+        assert one.apply(CircuitEvent.DUE, 0.0)
+        assert one.apply(CircuitEvent.PROBE, 0.0)
+    assert seen == lasts
+    assert one.apply(CircuitEvent.SUCCESS, 0.0)
     assert one.usable
+
+
+def test_a_dead_key_may_be_revived() -> None:
+    one = circuit()
+    one.apply(CircuitEvent.KILL, 0.0)
+    assert one.apply(CircuitEvent.REVIVE, 0.0)
+    assert one.usable
+
+
+def test_a_stated_instant_sets_a_park_and_one_answer_closes_nothing_for_a_day() -> None:
+    one = circuit()
+    one.apply(CircuitEvent.PARK, 0.0, retry_after=3.0)
+    assert one.until == 3.0
+    one = circuit()
+    one.apply(CircuitEvent.PARK, 0.0, retry_after=1e9)
+    assert one.until == PARK_AT_MOST
+    one = circuit()
+    one.apply(CircuitEvent.COOL, 0.0, retry_after=86_400.0)
+    assert one.until == CLOSED_AT_MOST
+
+
+def test_refusals_in_a_row_that_state_no_delay_grow() -> None:
+    one, now, seen = circuit(), 0.0, []
+    for _ in range(9):
+        seen.append(one.refused_untold(now, now))
+        assert one.refused_untold(now - 0.1, now) is None, "it was granted before the last refusal"
+        now += 1.0
+    assert seen == [None, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_a_probe_that_never_reports_is_given_up() -> None:
-    one = subject(State.HALF_OPEN)
-    one.tell(Event.PROBE, 5.0)
+    one = circuit(CircuitState.HALF_OPEN)
+    one.apply(CircuitEvent.PROBE, 5.0)
     assert not one.usable
     assert one.until == 5.0 + PROBE_FOR
-    one.tell(Event.DUE, one.until)
+    one.apply(CircuitEvent.DUE, one.until)
     assert one.usable
 
 
-@given(st.lists(st.tuples(st.sampled_from(Event), st.floats(0, 100)), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from(CircuitEvent), st.floats(0, 100)), max_size=60))
 def test_only_the_tables_moves_happen_and_instants_are_sound(
-    events: list[tuple[Event, float]],
+    events: list[tuple[CircuitEvent, float]],
 ) -> None:
-    one, now = subject(), 0.0
+    one, now = circuit(), 0.0
     for event, seconds in events:
         now += seconds
         before = one.state
-        changed = one.tell(event, now)
+        changed = one.apply(event, now)
         assert changed == (one.state is not before or one.since == now) or not changed
         if changed:
             assert TABLE[before, event] is one.state
@@ -141,7 +196,7 @@ def test_only_the_tables_moves_happen_and_instants_are_sound(
             assert (one.until < inf) == (one.state not in LASTING)
         else:
             assert one.state is before
-        assert one.usable == (one.state in (State.CLOSED, State.HALF_OPEN))
+        assert one.usable == (one.state in (CircuitState.CLOSED, CircuitState.HALF_OPEN))
 
 
 @pytest.mark.parametrize(
@@ -150,63 +205,75 @@ def test_only_the_tables_moves_happen_and_instants_are_sound(
         (Outcome(kind=Kind.OK), None),
         (Outcome(kind=Kind.RATE_LIMITED, scope="organization"), None),
         (Outcome(kind=Kind.BAD_REQUEST), None),
-        (Outcome(kind=Kind.SERVER_ERROR), (Level.OWNER, Event.FAULT)),
-        (Outcome(kind=Kind.NETWORK), (Level.OWNER, Event.FAULT)),
-        (Outcome(kind=Kind.TIMEOUT), (Level.OWNER, Event.FAULT)),
-        (Outcome(kind=Kind.OVERLOADED), (Level.PROVIDER_MODEL, Event.COOL)),
-        (Outcome(kind=Kind.QUOTA_EXHAUSTED), (Level.OWNER, Event.PARK)),
-        (Outcome(kind=Kind.KEY_INVALID), (Level.KEY, Event.KILL)),
-        (Outcome(kind=Kind.ACCESS_DENIED, model_only=True), (Level.OWNER_MODEL, Event.KILL)),
-        (Outcome(kind=Kind.ACCESS_DENIED, scope="key"), (Level.KEY, Event.KILL)),
-        (Outcome(kind=Kind.ACCESS_DENIED, scope="organization"), (Level.OWNER, Event.KILL)),
+        (Outcome(kind=Kind.SERVER_ERROR), (FaultScope.OWNER, CircuitEvent.FAULT)),
+        (Outcome(kind=Kind.NETWORK), (FaultScope.OWNER, CircuitEvent.FAULT)),
+        (Outcome(kind=Kind.TIMEOUT), (FaultScope.OWNER, CircuitEvent.FAULT)),
+        (Outcome(kind=Kind.OVERLOADED), (FaultScope.PROVIDER_MODEL, CircuitEvent.COOL)),
+        (Outcome(kind=Kind.QUOTA_EXHAUSTED), (FaultScope.OWNER, CircuitEvent.PARK)),
+        (Outcome(kind=Kind.KEY_INVALID), (FaultScope.KEY, CircuitEvent.KILL)),
+        (
+            Outcome(kind=Kind.ACCESS_DENIED, model_only=True),
+            (FaultScope.OWNER_MODEL, CircuitEvent.PARK),
+        ),
+        (Outcome(kind=Kind.ACCESS_DENIED, scope="key"), (FaultScope.KEY, CircuitEvent.PARK)),
+        (Outcome(kind=Kind.ACCESS_DENIED), None),
+        (Outcome(kind=Kind.ACCESS_DENIED, scope="key", certain=False), None),
+        (Outcome(kind=Kind.KEY_INVALID, scope="key", certain=False), None),
+        (Outcome(kind=Kind.QUOTA_EXHAUSTED, scope="key"), (FaultScope.KEY, CircuitEvent.PARK)),
+        (
+            Outcome(kind=Kind.ACCESS_DENIED, scope="organization"),
+            (FaultScope.OWNER, CircuitEvent.PARK),
+        ),
     ],
 )
-def test_what_an_outcome_says_of_health(outcome: Outcome, told: tuple[Level, Event] | None) -> None:
+def test_what_an_outcome_says_of_health(
+    outcome: Outcome, told: tuple[FaultScope, CircuitEvent] | None
+) -> None:
     assert told_by(outcome) == told
 
 
 def test_who_asks_and_is_not_answered_probes_by_itself() -> None:
-    one = subject(State.OPEN)
-    one.tell(Event.ASK, 5.0)
-    assert (one.state, one.until, one.usable) == (State.ASKING, 5.0 + ASK_FOR, False)
-    one.tell(Event.DUE, one.until)
+    one = circuit(CircuitState.OPEN)
+    one.apply(CircuitEvent.CLAIM_PROBE, 5.0)
+    assert (one.state, one.until, one.usable) == (CircuitState.CLAIMING_PROBE, 5.0 + ASK_FOR, False)
+    one.apply(CircuitEvent.DUE, one.until)
     assert one.usable
 
 
-@given(st.sampled_from(State), st.sampled_from(State), st.floats(0, 100))
+@given(st.sampled_from(CircuitState), st.sampled_from(CircuitState), st.floats(0, 100))
 def test_what_another_process_told_holds_whatever_was_known(
-    before: State, told: State, until: float
+    before: CircuitState, told: CircuitState, until: float
 ) -> None:
-    one = subject(before)
+    one = circuit(before)
     one.faults, one.proven, one.until = FAULTS_TO_OPEN - 1, True, -1.0
-    news = News(one.name, told, until, "why", 3)
-    assert one.take(news, 7.0) == (told is not before or told is not State.CLOSED)
+    changes = HealthChange(one.name, told, until, "why", 3)
+    assert one.apply_change(changes, 7.0) == (told is not before or told is not CircuitState.CLOSED)
     assert one.state is told
-    assert not one.take(news, 8.0)
-    if told is not State.CLOSED:
-        assert one.news == news
+    assert not one.apply_change(changes, 8.0)
+    if told is not CircuitState.CLOSED:
+        assert one.change == changes
     if told is not before:
         assert (one.since, one.faults) == (7.0, 0)
-        assert one.proven == (told is not State.CLOSED)
+        assert one.proven == (told is not CircuitState.CLOSED)
 
 
 def test_what_another_process_left_alone_often_is_left_alone_for_longer() -> None:
-    one = subject()
-    one.take(News(one.name, State.HALF_OPEN, openings=3), 0.0)
-    one.tell(Event.PROBE, 0.0)
-    one.tell(Event.FAULT, 0.0)
+    one = circuit()
+    one.apply_change(HealthChange(one.name, CircuitState.HALF_OPEN, consecutive_opens=3), 0.0)
+    one.apply(CircuitEvent.PROBE, 0.0)
+    one.apply(CircuitEvent.FAULT, 0.0)
     assert one.until == OPEN_FOR * 2 ** (3 - OPENINGS_ALIKE)
 
 
 def test_a_rest_that_goes_on_is_the_same_rest() -> None:
-    one = subject(State.OPEN)
+    one = circuit(CircuitState.OPEN)
     one.since, one.until = 1.0, 5.0
-    assert one.take(News(one.name, State.OPEN, 9.0), 2.0)
+    assert one.apply_change(HealthChange(one.name, CircuitState.OPEN, 9.0), 2.0)
     assert (one.since, one.until) == (1.0, 9.0)
 
 
 def test_repr_tells_name_and_state() -> None:
-    assert repr(subject()) == "<Subject key acme#1: closed>"
+    assert repr(circuit()) == "<Circuit key acme#1: closed>"
 
 
 @pytest.mark.parametrize(

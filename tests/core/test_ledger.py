@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from quotafleet import Demand, Limit, Limits, Usage
-from quotafleet._core.account import Account
-from quotafleet._core.bucket import MARGIN, WARY_LEAD
-from quotafleet._core.claims import (
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.ledger import Ledger
+from quotafleet._core.quota.reservations import (
     RECENT,
     Claim,
-    Guard,
-    Oversize,
+    HeadReservation,
+    NeverFits,
+    NotReady,
     Reservation,
+    ReservationState,
     Settlement,
-    Short,
-    State,
 )
-from quotafleet._core.ledger import Ledger
-from quotafleet._limits import DAY, MINUTE, Costs, Metric
-from quotafleet._outcome import Kind, Outcome, Reading
+from quotafleet._core.quota.token_bucket import MARGIN, WARY_LEAD
+from quotafleet.limits import DAY, MINUTE, Costs, Metric
+from quotafleet.outcomes import Kind, Outcome, Reading
 
 ONE = Demand(model="m", input_tokens=80, output_tokens=20).costs
 
@@ -59,7 +59,7 @@ class TestReserve:
         answer = book.reserve(Claim([acme], cost(1000)), 0.0)
         assert isinstance(answer, Reservation)
         again = book.reserve(Claim([acme], cost(1000)), 0.0)
-        assert isinstance(again, Short)
+        assert isinstance(again, NotReady)
         assert levels(acme)["acme:rpm"] == before["acme:rpm"] - 1
 
     def test_first_fit_of_the_ranking(self) -> None:
@@ -88,16 +88,16 @@ class TestReserve:
         while isinstance(book.reserve(Claim(accounts, ONE), 0.0), Reservation):
             pass
         answer = book.reserve(Claim(accounts, ONE), 0.0)
-        assert isinstance(answer, Short)
+        assert isinstance(answer, NotReady)
         assert answer.account is accounts[1]
-        assert isinstance(book.reserve(Claim(accounts, ONE), answer.ready_at - 1e-6), Short)
+        assert isinstance(book.reserve(Claim(accounts, ONE), answer.ready_at - 1e-6), NotReady)
         assert isinstance(book.reserve(Claim(accounts, ONE), answer.ready_at), Reservation)
 
     def test_too_large_for_all_is_told_with_the_largest(self) -> None:
         book = ledger(a=Limits(tpm=100), b=Limits(tpm=500), c=Limits(tpm=200))
         accounts = [book.account(name, None, "m", 0.0) for name in "abc"]
         answer = book.reserve(Claim(accounts, cost(501)), 0.0)
-        assert isinstance(answer, Oversize)
+        assert isinstance(answer, NeverFits)
         assert answer.account.owner == "b"
         assert answer.bucket.limit == 500
 
@@ -107,7 +107,7 @@ class TestReserve:
         answer = book.reserve(Claim(accounts, cost(400)), 0.0)
         assert isinstance(answer, Reservation)
         assert answer.account.owner == "b"
-        assert isinstance(book.reserve(Claim(accounts, cost(400)), 0.0), Short)
+        assert isinstance(book.reserve(Claim(accounts, cost(400)), 0.0), NotReady)
 
     def test_projects_share_the_organizations_buckets(self) -> None:
         book = ledger(acme=Limits(rpm=600), acme_lab=Limits(rpm=60))
@@ -125,13 +125,13 @@ class TestReserve:
         take(book, one)
         assert levels(two)["acme:rpm"] == 597.5
         answer = book.reserve(Claim([two], ONE), 0.0)
-        assert isinstance(answer, Short)
+        assert isinstance(answer, NotReady)
         assert answer.ready_at == inf
         assert answer.expires_at == 900.0
 
     def test_empty_ranking_is_short_for_ever(self) -> None:
         answer = ledger().reserve(Claim([], ONE), 0.0)
-        assert isinstance(answer, Short)
+        assert isinstance(answer, NotReady)
         assert (answer.account, answer.ready_at, answer.expires_at) == (None, inf, inf)
 
 
@@ -161,10 +161,10 @@ class TestGuard:
         acme = book.account("acme", None, "m", 0.0)
         take(book, acme, cost(50_000))
         short = book.reserve(Claim([acme], cost(20_000)), 0.0)
-        assert isinstance(short, Short)
-        guard = Guard(acme, cost(20_000), short.ready_at)
+        assert isinstance(short, NotReady)
+        guard = HeadReservation(acme, cost(20_000), short.ready_at)
         blocked = book.reserve(Claim([acme], cost(10), (guard,)), 0.0)
-        assert isinstance(blocked, Short)
+        assert isinstance(blocked, NotReady)
         assert blocked.ready_at == short.ready_at
         assert isinstance(book.reserve(Claim([acme], cost(0), (guard,)), 0.0), Reservation)
 
@@ -172,7 +172,7 @@ class TestGuard:
         book = ledger(a=Limits(tpm=60_000), b=Limits(tpm=60_000))
         a, b = (book.account(name, None, "m", 0.0) for name in "ab")
         take(book, a, cost(50_000))
-        guard = Guard(a, cost(20_000), 10.0)
+        guard = HeadReservation(a, cost(20_000), 10.0)
         answer = book.reserve(Claim([a, b], cost(10), (guard,)), 0.0)
         assert isinstance(answer, Reservation)
         assert answer.account is b
@@ -187,7 +187,7 @@ class TestSettle:
         freed = book.settle(Settlement(held, Usage(input_tokens=400).costs), 0.0)
         assert freed
         assert acme.buckets[0].level == full - 400
-        assert held.state is State.SETTLED
+        assert held.state is ReservationState.SETTLED
         assert book.open == acme.in_flight == 0
 
     def test_goes_into_debt_for_what_was_used_beyond(self) -> None:
@@ -231,7 +231,7 @@ class TestExpire:
         assert book.next_expiry() == 10
         assert book.expire(9.99) == 0
         assert book.expire(10.0) == 1
-        assert held.state is State.EXPIRED
+        assert held.state is ReservationState.EXPIRED
         assert book.open == acme.in_flight == 0
         assert {b.name: b.level for b in acme.buckets}["concurrent"] == 1
         assert book.next_expiry() == inf
@@ -367,7 +367,7 @@ class TestLearn:
         acme = book.account("acme", None, "m", 0.0)
         held = take(book, acme)
         told = reading(Metric.REQUESTS, 300, 10, period=MINUTE)
-        book.settle(Settlement(held, None, (told,), anchors=False), 0.0)
+        book.settle(Settlement(held, None, (told,), headers_at_admission=False), 0.0)
         assert acme.buckets[0].limit == 300
         assert acme.buckets[0].level == acme.buckets[0].capacity
 
@@ -406,7 +406,7 @@ class TestRefused:
             retry_after=3.0,
         )
         answer = book.reserve(Claim([acme], cost(5000)), 0.0)
-        assert isinstance(answer, Short)
+        assert isinstance(answer, NotReady)
         assert answer.ready_at == pytest.approx(3.0 + MARGIN)
 
     def test_how_long_is_computed_with_the_limit_that_was_told(self) -> None:
@@ -518,12 +518,12 @@ class TestNews:
         acme = book.account("acme", None, "m", 0.0)
         (rpm,) = acme.buckets
         first, second, third = (take(book, acme) for _ in range(3))
-        assert first.tells_news(1.0)
+        assert first.headers_matter(1.0)
         book.settle(Settlement(first, None, self.told(599)), 1.0)
-        assert not second.tells_news(1.0 + RECENT / 2)
+        assert not second.headers_matter(1.0 + RECENT / 2)
         book.settle(Settlement(second, None, self.told(20)), 1.0 + RECENT / 2)
         assert rpm.level > 590
-        assert third.tells_news(1.0 + RECENT)
+        assert third.headers_matter(1.0 + RECENT)
         book.settle(Settlement(third, None, self.told(20)), 1.0 + RECENT)
         assert rpm.level < 30  # and what its way may have refilled
 
@@ -540,13 +540,13 @@ class TestNews:
         held = [take(book, acme) for _ in range(8)]
         book.settle(Settlement(held[0], None, self.told(599)), 0.0)
         # 597.5 fill our bucket, and 1 % of that may be missing.
-        assert [one.tells_news(0.0) for one in held] == [False] * 5 + [True] * 3
+        assert [one.headers_matter(0.0) for one in held] == [False] * 5 + [True] * 3
 
     def test_a_level_that_was_corrected_makes_its_owner_a_used_one(self) -> None:
         book = ledger(acme=Limits(rpm=600))
         acme = book.account("acme", None, "m", 0.0)
         book.settle(Settlement(take(book, acme), ONE, self.told(500)), 0.0)
-        assert take(book, acme).tells_news(0.0)
+        assert take(book, acme).headers_matter(0.0)
 
     def test_all_answers_tell_while_another_price_is_charged(self) -> None:
         book = ledger(acme=Limits(tpm=600_000))
@@ -555,16 +555,16 @@ class TestNews:
             Settlement(take(book, acme), ONE, (reading(Metric.TOKENS, 600_000, 600_000),)), 0.0
         )
         held = take(book, acme)
-        assert not held.tells_news(0.0)
+        assert not held.headers_matter(0.0)
         acme.buckets[0].price = 1.5
-        assert held.tells_news(0.0)
+        assert held.headers_matter(0.0)
 
     def test_what_took_of_no_known_limit_tells(self) -> None:
         book = ledger()
         acme = book.account("acme", None, "m", 0.0)
         first, second = take(book, acme), take(book, acme)
         book.settle(Settlement(first, ONE, self.told(599)), 0.0)
-        assert second.tells_news(0.0)
+        assert second.headers_matter(0.0)
 
     def test_a_refusal_is_always_looked_at(self) -> None:
         book = ledger(acme=Limits(rpm=600))
@@ -679,7 +679,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def slots_are_conserved(self) -> None:
         if not hasattr(self, "book"):
             return
-        open_ = [r for r in self.held if r.state is State.OPEN]
+        open_ = [r for r in self.held if r.state is ReservationState.OPEN]
         slots = next(b for b in self.accounts[0].buckets if b.name == "concurrent")
         assert slots.level == self.slots - len(open_)
         assert self.book.open == len(open_)
@@ -703,7 +703,7 @@ class LedgerMachine(RuleBasedStateMachine):
         rpm = next(b for b in self.accounts[0].buckets if b.name == "rpm")
         for start, _ in self.used[-20:]:
             count = sum(1 for at, _ in self.used if start <= at <= self.now)
-            returned = sum(1 for r in self.held if r.state is State.EXPIRED)
+            returned = sum(1 for r in self.held if r.state is ReservationState.EXPIRED)
             allowed = rpm.limit + (self.now - start) * rpm.rate + returned
             assert count <= allowed + 1 + 1e-6
 

@@ -8,17 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._core.pricing import HIGHEST, LOWEST, REPLACED_AFTER, Gauge, Told
+from quotafleet._core.quota.calibration import (
+    HIGHEST,
+    LOWEST,
+    REPLACED_AFTER,
+    Calibration,
+    LevelReading,
+)
 
 LIMIT, RATE = 60_000.0, 1_000.0
 
 
 class Provider:
-    """Charges calls at a price, in its own order; a gauge is told what each answer tells."""
+    """Charges calls at a price, in its own order; a calibration is told what each answer tells."""
 
     def __init__(self, price: float, *, flight: float = 0.1, gap: float = 0.02) -> None:
         self.price, self.flight, self.gap = price, flight, gap
-        self.gauge = Gauge()
+        self.calibration = Calibration()
         self.prices: list[float] = []
 
     def serve(self, sizes: list[float], random: Random) -> None:
@@ -46,8 +52,8 @@ class Provider:
                 told[number] = level
             else:
                 at_least, granted_at = marks[number]
-                reading = Told(told[number], at_least, taken, granted_at, instant)
-                self.prices.append(self.gauge.tell(reading, limit=LIMIT, rate=RATE))
+                reading = LevelReading(told[number], at_least, taken, granted_at, instant)
+                self.prices.append(self.calibration.update(reading, limit=LIMIT, rate=RATE))
                 answered += size
 
 
@@ -82,13 +88,13 @@ def test_it_is_known_once_a_few_times_as_much_was_answered_as_flies(price: float
 
 
 def test_it_comes_back_when_the_other_use_ends() -> None:
-    gauge, level, taken = Gauge(), LIMIT, 0.0
+    calibration, level, taken = Calibration(), LIMIT, 0.0
     for second in range(200):
         others = 2.0 if second < 60 else 1.0  # as much again is taken by somebody else
         level = min(LIMIT, level + RATE) - 1000 * others
         taken += 1000
-        told = Told(level, taken, taken, float(second), float(second))
-        price = gauge.tell(told, limit=LIMIT, rate=RATE)
+        told = LevelReading(level, taken, taken, float(second), float(second))
+        price = calibration.update(told, limit=LIMIT, rate=RATE)
         if second == 50:
             assert price == pytest.approx(2.0, rel=0.1)
     assert price == pytest.approx(1.0, rel=0.1)
@@ -96,24 +102,30 @@ def test_it_comes_back_when_the_other_use_ends() -> None:
 
 def test_no_price_is_absurd() -> None:
     for level, price in ((-1e9, HIGHEST), (LIMIT - 10, LOWEST)):
-        gauge = Gauge()
-        gauge.tell(Told(LIMIT, 0.0, 0.0, 0.0, 0.0), limit=LIMIT, rate=RATE)
-        assert gauge.tell(Told(level, 1e6, 1e6, 0.0, 0.0), limit=LIMIT, rate=RATE) == price
+        calibration = Calibration()
+        calibration.update(LevelReading(LIMIT, 0.0, 0.0, 0.0, 0.0), limit=LIMIT, rate=RATE)
+        assert (
+            calibration.update(LevelReading(level, 1e6, 1e6, 0.0, 0.0), limit=LIMIT, rate=RATE)
+            == price
+        )
 
 
 def test_readings_that_contradict_each_other_tell_nothing() -> None:
-    gauge = Gauge()
-    gauge.tell(Told(1_000.0, 0.0, 0.0, 0.0, 0.0), limit=LIMIT, rate=RATE)
+    calibration = Calibration()
+    calibration.update(LevelReading(1_000.0, 0.0, 0.0, 0.0, 0.0), limit=LIMIT, rate=RATE)
     # More is left than can have refilled: the limit was raised, or reset.
-    assert gauge.tell(Told(LIMIT, 500.0, 500.0, 0.1, 0.1), limit=LIMIT, rate=RATE) == 1.0
+    assert (
+        calibration.update(LevelReading(LIMIT, 500.0, 500.0, 0.1, 0.1), limit=LIMIT, rate=RATE)
+        == 1.0
+    )
 
 
 def test_the_older_reading_is_replaced_in_time() -> None:
-    gauge = Gauge()
-    first = Told(LIMIT, 0.0, 0.0, 0.0, 0.0)
-    gauge.tell(first, limit=LIMIT, rate=RATE)
-    gauge.tell(Told(LIMIT, 1.0, 1.0, 1.0, 1.0), limit=LIMIT, rate=RATE)
-    assert gauge.first is first
-    later = Told(LIMIT, 2.0, 2.0, REPLACED_AFTER, REPLACED_AFTER)
-    gauge.tell(later, limit=LIMIT, rate=RATE)
-    assert gauge.first is later
+    calibration = Calibration()
+    first = LevelReading(LIMIT, 0.0, 0.0, 0.0, 0.0)
+    calibration.update(first, limit=LIMIT, rate=RATE)
+    calibration.update(LevelReading(LIMIT, 1.0, 1.0, 1.0, 1.0), limit=LIMIT, rate=RATE)
+    assert calibration.first is first
+    later = LevelReading(LIMIT, 2.0, 2.0, REPLACED_AFTER, REPLACED_AFTER)
+    calibration.update(later, limit=LIMIT, rate=RATE)
+    assert calibration.first is later

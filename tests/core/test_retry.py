@@ -7,8 +7,8 @@ from tenacity import stop_after_attempt, stop_after_delay, wait_exponential, wai
 from tenacity.stop import stop_any
 
 from quotafleet import RetryPolicy
-from quotafleet._core.retry import RULES, Attempts, Budget, Verdict
-from quotafleet._outcome import Kind, Outcome
+from quotafleet._core.call.retry import RULES, UNCOUNTED, Attempts, RetryBudget, Verdict
+from quotafleet.outcomes import Kind, Outcome
 
 OTHERS = frozenset({"a", "b", "c"})
 
@@ -19,17 +19,22 @@ def decide(
     policy: RetryPolicy | None = None,
     attempts: Attempts | None = None,
     others: frozenset[str] = OTHERS,
-    budget: Budget | None = None,
+    budget: RetryBudget | None = None,
     now: float = 0.0,
+    owner: str = "a",
+    may_wait: bool = True,
+    has_siblings: bool = False,
     **told: object,
 ) -> Verdict:
     return (policy or RetryPolicy()).decide(
         attempts or Attempts(0.0),
         Outcome(kind=kind, **told),  # type: ignore[arg-type]
-        owner="a",
+        owner=owner,
         others=others,
-        budget=budget or Budget(),
+        budget=budget or RetryBudget(),
         now=now,
+        may_wait=may_wait,
+        has_siblings=has_siblings,
     )
 
 
@@ -95,14 +100,52 @@ def test_stop_policies_read_attempts_and_time_on_our_clock() -> None:
     assert not decide(Kind.TIMEOUT, policy=policy, attempts=Attempts(100.0), now=110.0).retry
 
 
-def test_a_dead_key_does_not_count_against_the_attempts() -> None:
+def test_a_dead_key_does_not_count_against_the_attempts_and_is_bounded_all_the_same() -> None:
     policy = RetryPolicy(stop=stop_after_attempt(1))
     attempts = Attempts(0.0)
+    kinds = [Kind.KEY_INVALID, Kind.QUOTA_EXHAUSTED] * (UNCOUNTED // 2)
+    retries = [decide(kind, policy=policy, attempts=attempts).retry for kind in kinds]
+    assert retries == [True] * (UNCOUNTED - 1) + [False]
+    assert not decide(Kind.SERVER_ERROR, policy=policy, attempts=Attempts(0.0)).retry
+
+
+def test_trouble_that_three_owners_share_ends_the_call() -> None:
+    attempts = Attempts(0.0)
+    retries = [
+        decide(Kind.KEY_INVALID, attempts=attempts, owner=owner).retry for owner in ("a", "b", "c")
+    ]
+    assert retries == [True, True, False]
+
+
+class TestSecondOpinion:
+    @pytest.mark.parametrize("kind", [Kind.BAD_REQUEST, Kind.ACCESS_DENIED, Kind.KEY_INVALID])
+    def test_an_uncertain_answer_is_asked_for_once_at_another_owner(self, kind: Kind) -> None:
+        attempts = Attempts(0.0)
+        policy = RetryPolicy(stop=stop_after_attempt(1))
+        first = decide(kind, policy=policy, attempts=attempts, certain=False)
+        assert first == Verdict(retry=True, avoid=frozenset({"a"}), is_second_opinion=True)
+        assert not decide(kind, attempts=attempts, owner="b", certain=False).retry
+
+    def test_nobody_else_can_be_asked(self) -> None:
+        alone = frozenset({"a"})
+        assert not decide(Kind.BAD_REQUEST, others=alone, certain=False).retry
+        assert not decide(Kind.BAD_REQUEST, others=alone, certain=False, has_siblings=True).retry
+
+    def test_a_credential_is_compared_with_another_of_its_owner(self) -> None:
+        alone = frozenset({"a"})
+        verdict = decide(Kind.ACCESS_DENIED, others=alone, certain=False, has_siblings=True)
+        assert verdict == Verdict(retry=True, is_second_opinion=True)
+
+
+def test_a_refusal_that_states_no_delay_counts_only_where_the_call_may_not_wait() -> None:
+    attempts = Attempts(0.0)
+    policy = RetryPolicy(stop=stop_after_attempt(2))
     for _ in range(20):
-        assert decide(Kind.KEY_INVALID, policy=policy, attempts=attempts).retry
-        assert decide(Kind.QUOTA_EXHAUSTED, policy=policy, attempts=attempts).retry
-    assert attempts.made == 40
-    assert not decide(Kind.SERVER_ERROR, policy=policy, attempts=attempts).retry
+        assert decide(Kind.RATE_LIMITED, policy=policy, attempts=attempts).retry
+    assert decide(Kind.RATE_LIMITED, policy=policy, attempts=attempts, may_wait=False).retry
+    assert not decide(Kind.RATE_LIMITED, policy=policy, attempts=attempts, may_wait=False).retry
+    once = RetryPolicy(stop=stop_after_attempt(1))
+    assert not decide(Kind.RATE_LIMITED, policy=once).retry, "its caller wants no repetition"
 
 
 def test_too_large_goes_to_each_other_owner_once_then_stops() -> None:
@@ -126,14 +169,14 @@ def test_conflict_is_repeated_once() -> None:
 
 class TestBudget:
     def test_faults_draw_on_it_and_rate_limits_do_not(self) -> None:
-        budget = Budget(most=2, per_second=0)
+        budget = RetryBudget(most=2, per_second=0)
         assert decide(Kind.SERVER_ERROR, budget=budget).retry
         assert decide(Kind.SERVER_ERROR, budget=budget).retry
         assert not decide(Kind.SERVER_ERROR, budget=budget).retry
         assert decide(Kind.RATE_LIMITED, budget=budget).retry
 
     def test_calls_and_time_earn_it_back_up_to_its_bound(self) -> None:
-        budget = Budget(most=1, per_call=0.25, per_second=0.5)
+        budget = RetryBudget(most=1, per_call=0.25, per_second=0.5)
         assert budget.spend(0.0)
         for _ in range(3):
             budget.earn()

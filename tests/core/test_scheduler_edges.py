@@ -7,18 +7,18 @@ from math import inf
 import pytest
 
 from quotafleet import Demand, KeyPool, Limits, Organization, Project, Usage, WaitTimeout
-from quotafleet._core import routes
-from quotafleet._core.claims import Claim, Reservation
-from quotafleet._core.effects import Release, Reserve, Wait
-from quotafleet._core.flow import Order, acquire
-from quotafleet._core.health import Event, News, State
-from quotafleet._core.prospects import why
-from quotafleet._core.queue import Ticket
-from quotafleet._core.scheduler import Scheduler
-from quotafleet._core.suits import suited
+from quotafleet._core.admission.effects import Release, Reserve, Wait
+from quotafleet._core.admission.refusals import why
+from quotafleet._core.admission.resource_fit import best_fit
+from quotafleet._core.admission.scheduler import Scheduler
+from quotafleet._core.admission.wait_queue import Waiter
+from quotafleet._core.call.flow import CallOptions, acquire
+from quotafleet._core.fleet import candidates
+from quotafleet._core.health.circuit_breaker import CircuitEvent, CircuitState, HealthChange
+from quotafleet._core.quota.reservations import Claim, Reservation
 from quotafleet._drivers import run
-from quotafleet._limits import MINUTE, Metric
-from quotafleet._outcome import Kind, Observation, Outcome, Reading
+from quotafleet.limits import MINUTE, Metric
+from quotafleet.outcomes import Kind, Observation, Outcome, Reading
 from quotafleet.stores import MemoryStore
 from quotafleet.testing.clock import FakeClock
 
@@ -40,44 +40,44 @@ class Fleet:
         self.pool = KeyPool([*organizations, *made], clock=self.clock, strategy="round-robin")
         self.scheduler: Scheduler = self.pool._scheduler
         for one in self.pool.keys:
-            self.scheduler.fleet.key_subject(one).proven = True
+            self.scheduler.fleet.key_circuit(one).proven = True
         store = self.pool._store
         assert isinstance(store, MemoryStore)
         self.store = store
 
-    def enter(self, demand: Demand = ONE, gives_up_at: float = 1e6) -> Ticket:
+    def enter(self, demand: Demand = ONE, gives_up_at: float = 1e6) -> Waiter:
         return self.scheduler.enter(demand, self.clock.now(), gives_up_at)
 
-    def step(self, ticket: Ticket) -> Reserve | Wait | None:
-        return self.scheduler.step(ticket, self.clock.now())
+    def step(self, waiter: Waiter) -> Reserve | Wait | None:
+        return self.scheduler.step(waiter, self.clock.now())
 
     def answer(self, effect: Reserve | Wait | None) -> Reservation | None:
         assert isinstance(effect, Reserve)
         now = self.clock.now()
         return self.scheduler.answered(effect, self.store.reserve(effect.claim, now), now)
 
-    def granted(self, demand: Demand = ONE) -> Ticket:
-        ticket = self.enter(demand)
-        self.answer(self.step(ticket))
-        assert ticket.reservation is not None
-        return ticket
+    def granted(self, demand: Demand = ONE) -> Waiter:
+        waiter = self.enter(demand)
+        self.answer(self.step(waiter))
+        assert waiter.reservation is not None
+        return waiter
 
-    def waiting(self, demand: Demand = ONE) -> Ticket:
-        ticket = self.enter(demand)
-        while isinstance(effect := self.step(ticket), Reserve):
+    def waiting(self, demand: Demand = ONE) -> Waiter:
+        waiter = self.enter(demand)
+        while isinstance(effect := self.step(waiter), Reserve):
             self.answer(effect)
         assert isinstance(effect, Wait)
-        return ticket
+        return waiter
 
 
 def test_a_grant_that_comes_after_its_call_left_is_an_orphan() -> None:
     fleet = Fleet(a=Limits(concurrent=1))
-    ticket = fleet.enter()
-    effect = fleet.step(ticket)
-    fleet.scheduler.leave(ticket, 0.0)
+    waiter = fleet.enter()
+    effect = fleet.step(waiter)
+    fleet.scheduler.leave(waiter, 0.0)
     orphan = fleet.answer(effect)
     assert isinstance(orphan, Reservation)
-    assert fleet.scheduler.leave(ticket, 0.0) is None
+    assert fleet.scheduler.leave(waiter, 0.0) is None
 
 
 def test_a_call_that_gave_up_hands_its_grant_on() -> None:
@@ -120,7 +120,7 @@ def test_what_is_freed_while_the_store_is_asked_is_asked_for_again() -> None:
     fleet = Fleet(a=Limits(concurrent=1))
     lease = fleet.pool.lease(ONE)
     waiting = fleet.waiting()
-    waiting.lane.ready_at = 0.0
+    waiting.queue.ready_at = 0.0
     effect = fleet.step(waiting)
     assert isinstance(effect, Reserve)
     answer = fleet.store.reserve(effect.claim, 0.0)  # on its way while the slot is freed
@@ -139,29 +139,29 @@ def test_whoever_comes_serves_a_lane_whose_head_is_late() -> None:
     other = fleet.enter()
     effect = fleet.step(other)
     assert isinstance(effect, Reserve)
-    assert effect.ticket is late
+    assert effect.waiter is late
 
 
 def test_a_passer_that_left_meanwhile_is_not_tried() -> None:
     fleet = Fleet(a=Limits(tpm=60_000), b=Limits(tpm=600))
-    for account in fleet.scheduler.fleet.route("m").ready:
+    for account in fleet.scheduler.fleet.candidates("m").ready:
         account.buckets[0].level = 0.0
     large = fleet.waiting(Demand(model="m", input_tokens=30_000))
     small = fleet.waiting(Demand(model="m", input_tokens=100))
     smaller = fleet.waiting(Demand(model="m", input_tokens=10))
     fleet.clock.advance(5.0)
-    large.lane.ready_at = 5.0
+    large.queue.ready_at = 5.0
     fleet.answer(fleet.step(large))
-    assert large.lane.passers == [smaller, small]
+    assert large.queue.backfill == [smaller, small]
     fleet.scheduler.leave(small, 5.0)
     effect = fleet.step(large)
     assert isinstance(effect, Reserve)
-    assert effect.ticket is smaller
+    assert effect.waiter is smaller
 
 
 def test_a_grant_survives_the_merge_of_its_owner() -> None:
     fleet = Fleet(a=Limits(rpm=60), b=Limits(rpm=60))
-    tickets = [fleet.granted(), fleet.granted()]
+    waiters = [fleet.granted(), fleet.granted()]
     waiting = fleet.enter()
     effect = fleet.step(waiting)
     assert isinstance(effect, Reserve)
@@ -175,7 +175,7 @@ def test_a_grant_survives_the_merge_of_its_owner() -> None:
     assert late is None
     assert waiting.key is not None
     assert waiting.key[0].organization == kept
-    grants = [fleet.scheduler.accept(ticket, 0.0) for ticket in (*tickets, waiting)]
+    grants = [fleet.scheduler.accept(waiter, 0.0) for waiter in (*waiters, waiting)]
     for grant in grants:
         fleet.pool.leased(grant).settle()
     assert fleet.store.open == 0
@@ -232,11 +232,11 @@ def test_a_probe_that_is_given_up_lets_another_probe() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     half_open(fleet)
     probe = fleet.granted()
-    (sick,) = fleet.scheduler.conditions.ailing()
-    assert sick.state is State.PROBING
+    (sick,) = fleet.scheduler.health_tracker.ailing()
+    assert sick.state is CircuitState.PROBING
     orphan = fleet.scheduler.leave(probe, 2.0)
     assert orphan is not None
-    assert sick.state is State.HALF_OPEN
+    assert sick.state is CircuitState.HALF_OPEN
     assert fleet.granted()
 
 
@@ -244,8 +244,8 @@ def test_a_probe_that_was_abandoned_says_nothing() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     half_open(fleet)
     fleet.pool.lease(ONE).abandon()
-    (sick,) = fleet.scheduler.conditions.ailing()
-    assert sick.state is State.HALF_OPEN
+    (sick,) = fleet.scheduler.health_tracker.ailing()
+    assert sick.state is CircuitState.HALF_OPEN
 
 
 def test_a_late_answer_of_before_says_nothing() -> None:
@@ -256,8 +256,8 @@ def test_a_late_answer_of_before_says_nothing() -> None:
     half_open(fleet)
     late.fail(Outcome(kind=Kind.OVERLOADED, scope="provider", retry_after=500.0))
     before.settle()
-    (sick,) = fleet.scheduler.conditions.ailing()
-    assert sick.state is State.OPEN
+    (sick,) = fleet.scheduler.health_tracker.ailing()
+    assert sick.state is CircuitState.OPEN
     assert sick.until < 10
 
 
@@ -270,18 +270,18 @@ def test_a_timer_of_a_state_that_passed_moves_nothing() -> None:
     fleet.pool.revive()
     fleet.clock.advance(100.0)
     assert fleet.pool.eta(ONE) == 0.0
-    assert not list(fleet.scheduler.conditions.ailing())
+    assert not list(fleet.scheduler.health_tracker.ailing())
 
 
 def test_reviving_by_another_name_changes_nothing() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     half_open(fleet)
-    assert fleet.pool.revive("no such subject") == 0
+    assert fleet.pool.revive("no such circuit") == 0
 
 
 def test_a_ticket_that_was_not_granted_can_not_be_accepted() -> None:
     fleet = Fleet(a=Limits(rpm=600))
-    with pytest.raises(AssertionError, match="only a granted ticket"):
+    with pytest.raises(AssertionError, match="only a granted waiter"):
         fleet.scheduler.accept(fleet.enter(), 0.0)
 
 
@@ -295,10 +295,10 @@ def test_all_keys_of_an_owner_dead_and_another_owner_alive() -> None:
     assert {fleet.pool.lease(ONE).owner for _ in range(5)} == {"b"}
 
 
-def test_one_dead_key_of_several_is_skipped_and_the_owner_stays() -> None:
+def test_one_refused_key_of_several_is_skipped_and_the_owner_stays() -> None:
     fleet = Fleet(Organization(name="a", keys=tuple(key(f"a{n}") for n in range(3))))
     fleet.pool.lease(ONE).fail(Outcome(kind=Kind.KEY_INVALID, scope="key"))
-    (dead,) = (k.key_id for k in fleet.pool.status().keys if k.health == "dead")
+    (dead,) = (k.key_id for k in fleet.pool.status().keys if k.health != "closed")
     used = {fleet.pool.lease(ONE).key_id for _ in range(10)}
     assert dead not in used
     assert len(used) == 2
@@ -306,14 +306,14 @@ def test_one_dead_key_of_several_is_skipped_and_the_owner_stays() -> None:
 
 def test_a_key_that_dies_while_the_store_is_asked_is_used_all_the_same() -> None:
     fleet = Fleet(Organization(name="a", keys=(key("a1"), key("a2"))))
-    ticket = fleet.enter()
-    effect = fleet.step(ticket)
+    waiter = fleet.enter()
+    effect = fleet.step(waiter)
     assert isinstance(effect, Reserve)
     effect.claim.accounts = list(effect.claim.accounts)
     for _ in range(2):
         fleet.pool.lease(ONE).fail(Outcome(kind=Kind.KEY_INVALID, scope="key"))
     fleet.answer(effect)
-    assert fleet.scheduler.accept(ticket, 0.0).key.key_id in ("a#1", "a#2")
+    assert fleet.scheduler.accept(waiter, 0.0).key.key_id in ("a#1", "a#2")
 
 
 def test_a_limit_that_not_all_owners_have_bounds_no_eta() -> None:
@@ -322,7 +322,7 @@ def test_a_limit_that_not_all_owners_have_bounds_no_eta() -> None:
     fleet.pool.lease(ONE)
     for _ in range(50):
         fleet.waiting()
-    assert fleet.scheduler.fleet.route("m").supply(0.0) == []
+    assert fleet.scheduler.fleet.candidates("m").supply(0.0) == []
     assert fleet.pool.eta(ONE) == float("inf")
 
 
@@ -331,10 +331,10 @@ def test_a_flow_releases_what_it_was_granted_for_a_call_that_left() -> None:
     held = fleet.pool.lease(ONE)
     gone = fleet.waiting()
     held.settle()
-    flow = acquire(fleet.scheduler, Order(ONE), 0.0)
+    flow = acquire(fleet.scheduler, CallOptions(ONE), 0.0)
     effect = next(flow)
     assert isinstance(effect, Reserve)
-    assert effect.ticket is gone
+    assert effect.waiter is gone
     answer = fleet.store.reserve(effect.claim, 0.0)
     fleet.scheduler.leave(gone, 0.0)
     effect = flow.send((0.0, answer))
@@ -348,7 +348,7 @@ def test_a_call_that_refers_to_what_an_owner_holds_goes_to_that_owner_only() -> 
         Organization(name="a", keys=(key("a1"), key("a2")), limits=Limits(rpm=60)),
         b=Limits(rpm=600),
     )
-    order = fleet.pool.order(ONE, timeout=0.0, holder="a#2")
+    order = fleet.pool.order(ONE, timeout=0.0, pinned_key="a#2")
     used = []
 
     def held() -> None:
@@ -366,10 +366,10 @@ def test_a_call_that_refers_to_what_an_owner_holds_goes_to_that_owner_only() -> 
 
 def test_names_for_people() -> None:
     fleet = Fleet(a=Limits(rpm=600))
-    ticket = fleet.granted()
-    assert repr(ticket) == "<Ticket 1 for 'm'>"
-    grant = fleet.scheduler.accept(ticket, 0.0)
-    assert "a#1" in repr(grant.seat)
+    waiter = fleet.granted()
+    assert repr(waiter) == "<Waiter 1 for 'm'>"
+    grant = fleet.scheduler.accept(waiter, 0.0)
+    assert "a#1" in repr(grant.candidate)
     assert "no other call waits" in why(fleet.enter(), 0.0)
 
 
@@ -381,7 +381,7 @@ def test_an_empty_claim_is_answered_too() -> None:
 def test_a_call_too_large_for_those_that_have_enough_now_waits_for_a_larger_owner() -> None:
     fleet = Fleet(a=Limits(tpm=400), b=Limits(tpm=400), large=Limits(tpm=600))
     drained = fleet.scheduler.accept(fleet.granted(Demand(model="m", input_tokens=590)), 0.0)
-    assert drained.seat.account.owner == "large"
+    assert drained.candidate.account.owner == "large"
     fleet.pool.leased(drained).settle(Usage(input_tokens=900))
     for _ in range(2):
         fleet.granted(Demand(model="m", input_tokens=390))
@@ -403,56 +403,54 @@ def test_a_call_too_large_for_those_that_have_enough_now_waits_for_a_larger_owne
 def test_a_call_of_a_test_counts_by_when_it_was_reserved_not_when_its_waiter_came_to_it() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     (one,) = fleet.pool.keys
-    fleet.scheduler.fleet.key_subject(one).proven = False
-    fleet.scheduler.fleet.key_subject(one).allowed = 1000
-    tickets = [fleet.granted()]
-    seat = tickets[0].seat
-    assert seat is not None
-    opening = seat.family.opening
-    assert opening is not None
-    while seat.position >= 0:
-        tickets.append(fleet.granted())
-    assert opening.test_from <= tickets[-1].reserved_at <= opening.test_until
-    window = opening.window
+    fleet.scheduler.fleet.key_circuit(one).proven = False
+    fleet.scheduler.fleet.key_circuit(one).allowed = 1000
+    waiters = [fleet.granted()]
+    candidate = waiters[0].candidate
+    assert candidate is not None
+    slow_start = fleet.scheduler.health_tracker._slow_starts.active[candidate.family]
+    while candidate.position >= 0:
+        waiters.append(fleet.granted())
+    assert slow_start.test_from <= waiters[-1].reserved_at <= slow_start.test_until
+    window = slow_start.window
     fleet.clock.advance(0.9)  # a busy loop
-    late = fleet.scheduler.accept(tickets[-1], fleet.clock.now())
+    late = fleet.scheduler.accept(waiters[-1], fleet.clock.now())
     assert late.waited_for == 0.9
-    for ticket in tickets[:-1]:
-        grant = fleet.scheduler.accept(ticket, fleet.clock.now())
+    for waiter in waiters[:-1]:
+        grant = fleet.scheduler.accept(waiter, fleet.clock.now())
         fleet.pool.leased(grant).settle()
     fleet.pool.leased(late).settle()
-    assert opening.window > window
-    assert seat.position >= 0
+    assert slow_start.window > window
+    assert candidate.position >= 0
 
 
 def untested(fleet: Fleet) -> None:
-    """Put every key on trial, with so many attempts that only its owner's opening holds it back."""
+    """Put every key on trial, with enough attempts that only slow start holds it back."""
     for one in fleet.pool.keys:
-        fleet.scheduler.fleet.key_subject(one).proven = False
-        fleet.scheduler.fleet.key_subject(one).allowed = 1000
+        fleet.scheduler.fleet.key_circuit(one).proven = False
+        fleet.scheduler.fleet.key_circuit(one).allowed = 1000
 
 
 def test_a_client_that_is_late_does_not_take_a_test_for_passed() -> None:
     """It may not have read the refusals yet."""
     fleet = Fleet(a=Limits(rpm=600))
     untested(fleet)
-    seat = fleet.granted().seat
-    assert seat is not None
-    while seat.position >= 0:
+    candidate = fleet.granted().candidate
+    assert candidate is not None
+    while candidate.position >= 0:
         fleet.granted()
-    opening = seat.family.opening
-    assert opening is not None
+    slow_start = fleet.scheduler.health_tracker._slow_starts.active[candidate.family]
     waiting = fleet.waiting()
     fleet.clock.advance(5.0)
     while isinstance(effect := fleet.step(waiting), Reserve):
         fleet.answer(effect)
     assert waiting.reservation is None
-    assert opening.window == 1.0
+    assert slow_start.window == 1.0
     assert isinstance(effect, Wait)
     fleet.clock.advance(effect.until - 5.0)
     fleet.answer(fleet.step(waiting))
     assert waiting.reservation is not None
-    assert opening.window > 1.0, "on time again, and still not refused"
+    assert slow_start.window > 1.0, "on time again, and still not refused"
 
 
 def test_while_answers_come_a_test_is_not_taken_for_passed() -> None:
@@ -460,52 +458,52 @@ def test_while_answers_come_a_test_is_not_taken_for_passed() -> None:
     fleet = Fleet(a=Limits(rpm=6_000))
     untested(fleet)
     first = fleet.granted()
-    assert first.seat is not None
-    while first.seat.position >= 0:
+    assert first.candidate is not None
+    while first.candidate.position >= 0:
         fleet.granted()
-    opening = first.seat.family.opening
-    assert opening is not None
-    opening.refilled_at = 9.0  # of a larger window
-    opening.heard_at = 4.5
+    slow_start = fleet.scheduler.health_tracker._slow_starts.active[first.candidate.family]
+    assert slow_start is not None
+    slow_start.refilled_at = 9.0  # of a larger window
+    slow_start.heard_at = 4.5
     fleet.clock.advance(5.0)
-    fleet.scheduler.conditions.wake_rested(5.0, waiting=False)
-    assert first.seat.family.pauses_until == 5.5
-    assert opening.window == 1.0
-    fleet.scheduler.conditions.wake_rested(5.5, waiting=False)
-    assert first.seat.family.usable
-    assert opening.window > 1.0
+    fleet.scheduler.health_tracker.wake_rested(5.0, waiting=False)
+    assert first.candidate.family.pauses_until == 5.5
+    assert slow_start.window == 1.0
+    fleet.scheduler.health_tracker.wake_rested(5.5, waiting=False)
+    assert first.candidate.family.usable
+    assert slow_start.window > 1.0
 
 
 def test_a_pause_that_has_ended_is_not_begun_again_by_a_late_client() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     untested(fleet)
-    seat = fleet.granted().seat
-    assert seat is not None
-    while seat.position >= 0:
+    candidate = fleet.granted().candidate
+    assert candidate is not None
+    while candidate.position >= 0:
         fleet.granted()
-    paused = seat.family
+    paused = candidate.family
     paused.pauses_until = 100.0  # ended by an answer, and begun anew
-    fleet.scheduler.conditions.wake_rested(5.0, waiting=True)
+    fleet.scheduler.health_tracker.wake_rested(5.0, waiting=True)
     assert paused.pauses_until == 100.0
 
 
 def test_a_key_on_trial_is_not_given_more_attempts_by_a_late_client() -> None:
     fleet = Fleet(a=Limits(rpm=6_000))
     (one,) = fleet.pool.keys
-    subject = fleet.scheduler.fleet.key_subject(one)
-    subject.proven = False
-    for _ in range(subject.allowed):
+    circuit = fleet.scheduler.fleet.key_circuit(one)
+    circuit.proven = False
+    for _ in range(circuit.allowed):
         fleet.granted()
-    waiting, allowed = fleet.waiting(), subject.allowed
+    waiting, allowed = fleet.waiting(), circuit.allowed
     fleet.clock.advance(5.0)
     while isinstance(effect := fleet.step(waiting), Reserve):
         fleet.answer(effect)
     assert isinstance(effect, Wait)
-    assert subject.allowed == allowed
+    assert circuit.allowed == allowed
     fleet.clock.advance(effect.until - 5.0)
     fleet.answer(fleet.step(waiting))
     assert waiting.reservation is not None
-    assert subject.allowed > allowed
+    assert circuit.allowed > allowed
 
 
 def test_a_call_waits_for_the_pausing_owner_that_it_suits_better() -> None:
@@ -516,31 +514,35 @@ def test_a_call_waits_for_the_pausing_owner_that_it_suits_better() -> None:
     )
     usual = Demand(model="m", input_tokens=1_000)
     large, small = (Demand(model="m", input_tokens=n) for n in (8_000, 10))
-    lane = fleet.granted().lane
-    few_requests, few_tokens = sorted(lane.route.seats.values(), key=lambda s: s.account.owner)
-    lane.usual = list(usual.costs)
+    queue = fleet.granted().queue
+    few_requests, few_tokens = sorted(
+        queue.candidates.by_account.values(), key=lambda s: s.account.owner
+    )
+    queue.usual = list(usual.costs)
 
     def may_have_it(demand: Demand, gives_up_at: float = 1e6) -> bool:
         """Whether the owner with few tokens may serve a call."""
-        ticket = Ticket(99, demand, lane, "normal", 0.0, gives_up_at)
-        return few_tokens.account in suited(ticket, list(lane.route.ready), 0.0)
+        waiter = Waiter(99, demand, queue, "normal", 0.0, gives_up_at)
+        return few_tokens.account in best_fit(waiter, list(queue.candidates.ready), 0.0)
 
-    assert lane.route.is_mixed(0.0) or routes.MANY == 1
+    assert queue.candidates.is_mixed(0.0) or candidates.MANY == 1
     assert may_have_it(large), "both are ready: the strategy's choice"
     few_requests.family.pauses_until = 1.0
-    lane.route.refresh(few_requests)
+    queue.candidates.refresh(few_requests)
     assert not may_have_it(large)
     assert may_have_it(large, gives_up_at=0.5), "it can't wait for so long"
     assert may_have_it(small)
     few_requests.family.pauses_until = -inf
-    lane.route.refresh(few_requests)
+    queue.candidates.refresh(few_requests)
     few_requests.account.buckets[0].take(59)
     assert may_have_it(large), "the other's share is much smaller"
     few_tokens.account.buckets[1].take(51_000)
     assert not may_have_it(large)
     few_requests.account.buckets[0].take(3)
     assert may_have_it(large), "the other is ready too late"
-    fleet.scheduler.conditions.told(News("organization requests", State.PARKED, 1e6), 0.0)
+    fleet.scheduler.health_tracker.apply_remote(
+        HealthChange("organization requests", CircuitState.PARKED, 1e6), 0.0
+    )
     assert may_have_it(large), "nor is one that is left alone"
 
 
@@ -564,14 +566,17 @@ def test_a_call_waits_for_a_slot_though_no_rate_allows_it_in_time(*, resting: bo
     while fleet.pool.eta(ONE) == 0:
         fleet.granted()
     if resting:
-        fleet.scheduler.conditions._tell(
-            fleet.scheduler.fleet.subject("organization rate"), Event.COOL, 0.0, retry_after=100.0
+        fleet.scheduler.health_tracker._apply(
+            fleet.scheduler.fleet.circuit("organization rate"),
+            CircuitEvent.COOL,
+            0.0,
+            retry_after=100.0,
         )
-    ticket = fleet.enter(gives_up_at=10.0)
-    while isinstance(effect := fleet.step(ticket), Reserve):
+    waiter = fleet.enter(gives_up_at=10.0)
+    while isinstance(effect := fleet.step(waiter), Reserve):
         fleet.answer(effect)
     assert isinstance(effect, Wait)
-    assert ticket.waiting
+    assert waiter.waiting
     fleet.clock.advance(10.0)
     with pytest.raises(WaitTimeout):
-        fleet.step(ticket)
+        fleet.step(waiter)

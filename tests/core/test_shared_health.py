@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from quotafleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
-from quotafleet._core.account import Account
-from quotafleet._core.conditions import YIELDS_FOR
-from quotafleet._core.health import ASK_FOR, News, State
-from quotafleet._core.scheduler import Scheduler
-from quotafleet._outcome import Kind, Observation, Outcome
-from quotafleet._protocols import FleetStore, Member
-from quotafleet.events import KeyDown, KeyUp, OwnersMerged
+from quotafleet._core.admission.fleet_health import YIELDS_FOR
+from quotafleet._core.admission.scheduler import Scheduler
+from quotafleet._core.health.circuit_breaker import ASK_FOR, CircuitState, HealthChange
+from quotafleet._core.quota.account import Account
+from quotafleet.events import Available, OwnersMerged, Unavailable
+from quotafleet.outcomes import Kind, Observation, Outcome
+from quotafleet.protocols import FleetMember, FleetStore
 from quotafleet.stores import MemoryStore
 from quotafleet.testing.clock import FakeClock
 
@@ -27,7 +27,7 @@ class Wire(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(lambda organization, project, family: Limits(rpm=600))
-        self.sent: list[News] = []
+        self.sent: list[HealthChange] = []
 
     @property
     def is_local(self) -> bool:
@@ -36,11 +36,11 @@ class Wire(MemoryStore):
     def bind(self, limits_for: object, freed: object) -> None:
         pass
 
-    def join(self, member: Member) -> None:
+    def join(self, member: FleetMember) -> None:
         self.member = member
 
-    def tell(self, news: Sequence[News]) -> None:
-        self.sent += news
+    def publish(self, changes: Sequence[HealthChange]) -> None:
+        self.sent += changes
 
 
 class Process:
@@ -59,10 +59,14 @@ class Process:
         )
         self.scheduler: Scheduler = self.pool._scheduler
         for key in self.pool.keys:
-            self.scheduler.fleet.key_subject(key).proven = True
+            self.scheduler.fleet.key_circuit(key).proven = True
 
-    def told(self, name: str, state: State, after: float = float("inf"), why: str = "") -> None:
-        self.store.member.told([News(name, state, self.clock.now() + after, why, 1)])
+    def told(
+        self, name: str, state: CircuitState, after: float = float("inf"), why: str = ""
+    ) -> None:
+        self.store.member.apply_remote(
+            [HealthChange(name, state, self.clock.now() + after, why, 1)]
+        )
 
     def owners(self) -> set[str]:
         leases = [self.pool.lease(ONE, timeout=0.0) for _ in range(4)]
@@ -70,17 +74,17 @@ class Process:
             lease.settle()
         return {lease.owner for lease in leases}
 
-    def state(self, name: str = MODEL) -> State:
-        return self.scheduler.fleet.subject(name).state
+    def state(self, name: str = MODEL) -> CircuitState:
+        return self.scheduler.fleet.circuit(name).state
 
-    def sent(self) -> list[tuple[str, State]]:
+    def sent(self) -> list[tuple[str, CircuitState]]:
         sent, self.store.sent = self.store.sent, []
-        return [(news.name, news.state) for news in sent]
+        return [(changes.name, changes.state) for changes in sent]
 
     def rested(self) -> None:
         """Let the model rest, and its rest end."""
         self.pool.lease(ONE).fail(OVERLOADED)
-        assert self.sent() == [(MODEL, State.OPEN)]
+        assert self.sent() == [(MODEL, CircuitState.OPEN)]
         self.clock.advance(2.0)
         self.looks()
 
@@ -97,28 +101,28 @@ def test_the_store_is_one_that_joins_processes() -> None:
 def test_what_this_process_finds_is_told_with_its_end_and_reason() -> None:
     process = Process()
     process.pool.lease(ONE).fail(OVERLOADED)
-    assert process.store.sent == [News(MODEL, State.OPEN, 2.0, "overloaded", 1)]
+    assert process.store.sent == [HealthChange(MODEL, CircuitState.OPEN, 2.0, "overloaded", 1)]
 
 
 def test_what_others_found_is_left_alone_and_not_told_again() -> None:
     process = Process()
-    process.told("organization a", State.PARKED, 600.0, "insufficient_quota")
+    process.told("organization a", CircuitState.PARKED, 600.0, "insufficient_quota")
     assert process.owners() == {"b"}
-    (sick,) = process.pool.status().sick
+    (sick,) = process.pool.status().unavailable
     assert (sick.subject, sick.state) == ("organization a", "parked")
     assert (sick.reason, sick.retry_after) == ("insufficient_quota", 600.0)
-    down = KeyDown(subject="organization a", state="parked", reason="insufficient_quota")
+    down = Unavailable(subject="organization a", state="parked", reason="insufficient_quota")
     assert process.events[0] == down
-    process.told("organization a", State.CLOSED)
+    process.told("organization a", CircuitState.CLOSED)
     assert process.owners() == {"a", "b"}
-    assert KeyUp(subject="organization a") in process.events
+    assert Available(subject="organization a") in process.events
     assert process.sent() == []
 
 
 def test_what_was_told_of_a_key_before_it_was_asked_for_holds() -> None:
     process = Process()
     for name in ("key a#1", "key b#1"):
-        process.told(name, State.DEAD, why="invalid_api_key")
+        process.told(name, CircuitState.DEAD, why="invalid_api_key")
     with pytest.raises(NoUsableKey, match="invalid_api_key"):
         process.pool.lease(ONE)
 
@@ -126,14 +130,14 @@ def test_what_was_told_of_a_key_before_it_was_asked_for_holds() -> None:
 def test_news_that_change_nothing_tell_nobody() -> None:
     process = Process()
     for _ in range(2):
-        process.told("key a#1", State.DEAD)
+        process.told("key a#1", CircuitState.DEAD)
     assert len(process.events) == 1
 
 
 def test_a_rest_that_ended_is_asked_for_and_not_used_before_the_answer() -> None:
     process = Process()
     process.rested()
-    assert process.sent() == [(MODEL, State.ASKING)]
+    assert process.sent() == [(MODEL, CircuitState.CLAIMING_PROBE)]
     with pytest.raises(WaitTimeout):
         process.pool.lease(ONE, timeout=0.0)
 
@@ -142,11 +146,11 @@ def test_who_may_probe_does_and_tells_what_came_of_it() -> None:
     process = Process()
     process.rested()
     process.sent()
-    process.told(MODEL, State.HALF_OPEN, 3.0)
+    process.told(MODEL, CircuitState.HALF_OPEN, 3.0)
     probe = process.pool.lease(ONE)
-    assert process.sent() == [(MODEL, State.PROBING)]
+    assert process.sent() == [(MODEL, CircuitState.PROBING)]
     probe.settle()
-    assert process.sent() == [(MODEL, State.CLOSED)]
+    assert process.sent() == [(MODEL, CircuitState.CLOSED)]
     assert process.owners() == {"a", "b"}
 
 
@@ -154,13 +158,13 @@ def test_who_may_not_probe_rests_until_the_claim_ends_and_asks_again() -> None:
     process = Process()
     process.rested()
     process.sent()
-    process.told(MODEL, State.PROBING, 5.0)
+    process.told(MODEL, CircuitState.PROBING, 5.0)
     process.clock.advance(4.9)
     process.looks()
-    assert process.state() is State.PROBING
+    assert process.state() is CircuitState.PROBING
     process.clock.advance(0.1)
     process.looks()
-    assert process.sent() == [(MODEL, State.ASKING)]
+    assert process.sent() == [(MODEL, CircuitState.CLAIMING_PROBE)]
 
 
 def test_if_nobody_answers_each_probes_by_itself() -> None:
@@ -168,49 +172,50 @@ def test_if_nobody_answers_each_probes_by_itself() -> None:
     process.rested()
     process.clock.advance(ASK_FOR)
     probe = process.pool.lease(ONE, timeout=0.0)
-    assert process.state() is State.PROBING
+    assert process.state() is CircuitState.PROBING
     probe.settle()
-    assert process.state() is State.CLOSED
+    assert process.state() is CircuitState.CLOSED
 
 
 def test_a_leave_to_probe_that_no_call_used_goes_to_the_others() -> None:
     process = Process()
     process.rested()
-    process.told(MODEL, State.HALF_OPEN, 3.0)
+    process.told(MODEL, CircuitState.HALF_OPEN, 3.0)
     process.sent()
     process.clock.advance(3.0)
     process.looks()
-    assert process.state() is State.PROBING
+    assert process.state() is CircuitState.PROBING
     assert process.sent() == []
     process.clock.advance(YIELDS_FOR)
     process.looks()
-    assert process.sent() == [(MODEL, State.ASKING)]
+    assert process.sent() == [(MODEL, CircuitState.CLAIMING_PROBE)]
 
 
 @pytest.mark.parametrize("ends", ["abandoned", "given up"])
 def test_a_probe_that_says_nothing_is_asked_for_again(ends: str) -> None:
     process = Process()
     process.rested()
-    process.told(MODEL, State.HALF_OPEN, 3.0)
+    process.told(MODEL, CircuitState.HALF_OPEN, 3.0)
     if ends == "abandoned":
         process.pool.lease(ONE).abandon()
     else:
-        ticket = process.scheduler.enter(ONE, process.clock.now(), 1e6)
-        seat = next(iter(ticket.lane.route.seats.values()))
-        process.scheduler.conditions._begin_probe(seat, process.clock.now())
-        ticket.seat = seat
-        process.scheduler.leave(ticket, process.clock.now())
+        waiter = process.scheduler.enter(ONE, process.clock.now(), 1e6)
+        candidate = next(iter(waiter.queue.candidates.by_account.values()))
+        process.scheduler.health_tracker._begin_probe(candidate.circuits, process.clock.now())
+        waiter.candidate, waiter.key = candidate, candidate.keys[0]
+        process.scheduler.leave(waiter, process.clock.now())
         process.pool._tell()
-    assert process.sent()[-1] == (MODEL, State.ASKING)
+    assert process.sent()[-1] == (MODEL, CircuitState.CLAIMING_PROBE)
 
 
 def test_what_is_revived_is_revived_for_all() -> None:
     process = Process()
-    process.told("organization a", State.PARKED, 600.0)
-    process.told("key b#1", State.DEAD)
+    process.told("organization a", CircuitState.PARKED, 600.0)
+    process.told("key b#1", CircuitState.DEAD)
     assert process.pool.revive() == 2
     assert sorted(process.sent()) == sorted(
-        [("organization a", State.CLOSED), ("key b#1", State.CLOSED)], key=lambda one: one[0]
+        [("organization a", CircuitState.CLOSED), ("key b#1", CircuitState.CLOSED)],
+        key=lambda one: one[0],
     )
 
 

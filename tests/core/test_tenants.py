@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core.test_scheduling import ONE, World, tokens
 
-from quotafleet import Demand, Limits, QueueFull, WaitTimeout
-from quotafleet._core.claims import Guard
-from quotafleet._core.queue import DEPTH, PATIENCE, Lane, Ticket
-from quotafleet._core.routes import Route
-from quotafleet._core.shares import Shares
+from quotafleet import Demand, Limits, Priority, QueueFull, WaitTimeout
+from quotafleet._core.admission.fair_queueing import FairQueue
+from quotafleet._core.admission.wait_queue import DEPTH, PATIENCE, Waiter, WaitQueue
+from quotafleet._core.fleet.candidates import CandidateSet
+from quotafleet._core.quota.reservations import HeadReservation
 from quotafleet.simulate import Process
 
 #: Costs of a whole number of requests: with no owner's rate known, a request is a second.
@@ -23,36 +23,36 @@ TENANTS = st.sampled_from(["a", "b", "c", None])
 
 
 class Queue:
-    """A lane whose calls are served by hand."""
+    """A queue whose calls are served by hand."""
 
     def __init__(self) -> None:
-        self.lane = Lane(Route("m"))
+        self.queue = WaitQueue(CandidateSet("m"))
         self.now = 0.0
         self.number = 0
 
-    def ticket(
+    def waiter(
         self,
         tenant: str | None,
         size: int = 1,
-        priority: str = "normal",
+        priority: Priority = "normal",
         gives_up_at: float = float("inf"),
-    ) -> Ticket:
+    ) -> Waiter:
         self.number += 1
         demand = Demand(model="m", requests=size)
-        return Ticket(self.number, demand, self.lane, priority, self.now, gives_up_at, tenant)
+        return Waiter(self.number, demand, self.queue, priority, self.now, gives_up_at, tenant)
 
-    def add(self, *args: object, **named: object) -> Ticket:
-        ticket = self.ticket(*args, **named)  # type: ignore[arg-type] # passed on
-        self.lane.add(ticket)
-        return ticket
+    def add(self, *args: object, **named: object) -> Waiter:
+        waiter = self.waiter(*args, **named)  # type: ignore[arg-type] # passed on
+        self.queue.add(waiter)
+        return waiter
 
-    def serve(self, ticket: Ticket | None = None) -> Ticket:
+    def serve(self, waiter: Waiter | None = None) -> Waiter:
         """Grant a call that waits, the head by default."""
-        served = ticket or self.lane.head
+        served = waiter or self.queue.head
         assert served is not None
-        self.lane.remove(served)
-        if self.lane.waiting:
-            self.lane.charge(served, self.now)
+        self.queue.remove(served)
+        if self.queue.waiting:
+            self.queue.charge(served, self.now)
         return served
 
 
@@ -73,18 +73,18 @@ ACTIONS = st.lists(
 def test_one_tenant_is_served_in_the_order_of_the_queue(
     actions: list[tuple[str, str | None, int, str, float]],
 ) -> None:
-    queue, waiting = Queue(), list[Ticket]()
+    queue, waiting = Queue(), list[Waiter]()
     for action, _, size, priority, gap in actions:
         queue.now += gap
         if action == "add":
             waiting.append(queue.add("a", size, priority, queue.now + size * 100))
         elif waiting:
             first = min(waiting, key=lambda t: (t.due_at, t.number))
-            assert queue.lane.head is first
+            assert queue.queue.head is first
             waiting.remove(queue.serve() if action == "serve" else first)
             if action == "leave":
-                queue.lane.remove(first)
-    assert sorted(waiting, key=lambda t: (t.due_at, t.number)) == list(queue.lane)
+                queue.queue.remove(first)
+    assert sorted(waiting, key=lambda t: (t.due_at, t.number)) == list(queue.queue)
 
 
 @given(actions=ACTIONS)
@@ -92,7 +92,7 @@ def test_while_two_tenants_wait_what_they_are_served_differs_by_one_call_of_each
     actions: list[tuple[str, str | None, int, str, float]],
 ) -> None:
     queue = Queue()
-    waiting: dict[str | None, list[Ticket]] = defaultdict(list)
+    waiting: dict[str | None, list[Waiter]] = defaultdict(list)
     served: Counter[str | None] = Counter()
     largest: Counter[str | None] = Counter()
     #: Pair of tenants -> lowest and highest difference of what they were served, since both wait.
@@ -104,8 +104,8 @@ def test_while_two_tenants_wait_what_they_are_served_differs_by_one_call_of_each
             waiting[tenant].append(queue.add(tenant, size, priority))
             largest[tenant] = max(largest[tenant], size)
         elif action == "leave" and waiting[tenant]:
-            queue.lane.remove(waiting[tenant].pop())
-        elif queue.lane.waiting:
+            queue.queue.remove(waiting[tenant].pop())
+        elif queue.queue.waiting:
             done = queue.serve()
             assert done is min(waiting[done.tenant], key=lambda t: (t.due_at, t.number))
             waiting[done.tenant].remove(done)
@@ -119,7 +119,7 @@ def test_while_two_tenants_wait_what_they_are_served_differs_by_one_call_of_each
             low, high = apart.get(pair, (now, now))
             low, high = apart[pair] = (min(low, now), max(high, now))
             assert high - low <= largest[one] + largest[other]
-    assert queue.lane.waiting == sum(map(len, waiting.values())) == len(list(queue.lane))
+    assert queue.queue.waiting == sum(map(len, waiting.values())) == len(list(queue.queue))
 
 
 @given(actions=ACTIONS)
@@ -130,11 +130,11 @@ def test_who_may_come_first_does_and_who_may_not_does_not(
     for action, tenant, size, priority, gap in actions:
         queue.now += gap
         if action == "add":
-            ticket = queue.ticket(tenant, size, priority)
-            expected = queue.lane.shares.comes_first(ticket)
-            queue.lane.add(ticket)
-            assert (queue.lane.head is ticket) is expected
-        elif queue.lane.waiting:
+            waiter = queue.waiter(tenant, size, priority)
+            expected = queue.queue.shares.comes_first(waiter)
+            queue.queue.add(waiter)
+            assert (queue.queue.head is waiter) is expected
+        elif queue.queue.waiting:
             queue.serve()
 
 
@@ -150,12 +150,12 @@ def test_calls_that_may_pass_are_looked_at_in_the_order_in_which_they_are_served
         queue.add(tenant, size, priority)
     for _ in range(min(taken, len(sizes) - 2)):
         queue.serve()
-    expected = list(queue.lane._in_turn(0.0))[: DEPTH + 1]
-    passers = list(queue.lane.candidates_to_pass(0.0))
+    expected = list(queue.queue._in_turn(0.0))[: DEPTH + 1]
+    backfill = list(queue.queue.backfill_candidates(0.0))
     served = [queue.serve() for _ in expected]
     assert served == expected
     smallest = [s for n, s in enumerate(served) if all(s.costs < t.costs for t in served[:n])]
-    assert [served[0], *passers] == smallest
+    assert [served[0], *backfill] == smallest
 
 
 def test_who_comes_back_has_neither_credit_nor_debt() -> None:
@@ -181,7 +181,7 @@ def test_a_grant_to_one_who_did_not_wait_counts_too() -> None:
     for _ in range(5):
         queue.add("patient")
     for _ in range(2):
-        queue.lane.charge(queue.ticket("eager"), 0.0)
+        queue.queue.charge(queue.waiter("eager"), 0.0)
     queue.add("eager")
     order = [queue.serve().tenant for _ in range(6)]
     assert order[:2] == ["patient", "patient"]
@@ -197,40 +197,40 @@ def test_what_was_served_is_forgotten() -> None:
         queue.serve()
         if n > 20:
             queue.add("flood")
-    assert len(queue.lane.shares.by_tenant) < 60
-    while queue.lane.waiting:
+    assert len(queue.queue.shares.by_tenant) < 60
+    while queue.queue.waiting:
         queue.serve()
-    assert queue.lane.shares.by_tenant == {}
-    assert queue.lane.shares.floor == 0.0
+    assert queue.queue.shares.by_tenant == {}
+    assert queue.queue.shares.floor == 0.0
 
 
 def test_who_was_served_more_is_not_forgotten_before_the_others_were() -> None:
     queue = Queue()
     queue.add("patient")
     for _ in range(10):
-        queue.lane.charge(queue.ticket("eager"), 0.0)
+        queue.queue.charge(queue.waiter("eager"), 0.0)
     for n in range(50):
-        queue.lane.charge(queue.ticket(f"visitor {n}"), 0.0)
+        queue.queue.charge(queue.waiter(f"visitor {n}"), 0.0)
     queue.add("eager")
     queue.add("patient")
     assert [queue.serve().tenant for _ in range(3)] == ["patient", "patient", "eager"]
 
 
 def test_when_another_tenants_call_becomes_the_head_the_formers_guard_ends() -> None:
-    town, queue = Town(a=Limits(rpm=60)), Queue()
+    town, kit = Town(a=Limits(rpm=60)), Queue()
     town.empty()
-    (account,) = town.pool._fleet.route("m").ready
-    lane = queue.lane
-    first, passer = queue.add("a", 9), queue.add("a")
-    lane.guard, lane.passers = Guard(account, first.costs, 9.0), [passer]
-    assert not lane.charge(queue.ticket("a"), 0.0)  # nobody else is there
-    other = queue.add("b", 5)
-    assert not lane.charge(queue.ticket("b"), 0.0)
-    assert lane.guard is not None
-    queue.lane.charge(queue.ticket("a", 2), 0.0)
-    assert lane.head is other
-    assert lane.guard is None
-    assert lane.passers == []
+    (account,) = town.pool._fleet.candidates("m").ready
+    queue = kit.queue
+    first, backfilled = kit.add("a", 9), kit.add("a")
+    queue.guard, queue.backfill = HeadReservation(account, first.costs, 9.0), [backfilled]
+    assert not queue.charge(kit.waiter("a"), 0.0)  # nobody else is there
+    other = kit.add("b", 5)
+    assert not queue.charge(kit.waiter("b"), 0.0)
+    assert queue.guard is not None
+    queue.charge(kit.waiter("a", 2), 0.0)
+    assert queue.head is other
+    assert queue.guard is None
+    assert queue.backfill == []
 
 
 def test_what_is_ahead_is_counted_as_far_as_it_will_be_served_before() -> None:
@@ -238,18 +238,18 @@ def test_what_is_ahead_is_counted_as_far_as_it_will_be_served_before() -> None:
     for _ in range(10):
         queue.add("a", 2)
     queue.add("b")
-    assert queue.lane.ahead_of(queue.ticket("a"), 0.0)[0] == 21
-    assert queue.lane.ahead_of(queue.ticket("b"), 0.0)[0] == 2
-    assert queue.lane.ahead_of(queue.ticket("c"), 0.0)[0] == 0
+    assert queue.queue.ahead_of(queue.waiter("a"), 0.0)[0] == 21
+    assert queue.queue.ahead_of(queue.waiter("b"), 0.0)[0] == 2
+    assert queue.queue.ahead_of(queue.waiter("c"), 0.0)[0] == 0
     for _ in range(4):
-        queue.lane.charge(queue.ticket("a"), 0.0)
-    assert queue.lane.ahead_of(queue.ticket("b"), 0.0)[0] == 1  # `a` was served more already
+        queue.queue.charge(queue.waiter("a"), 0.0)
+    assert queue.queue.ahead_of(queue.waiter("b"), 0.0)[0] == 1  # `a` was served more already
 
 
 def test_shares_are_told_without_secrets_of_calls() -> None:
     queue = Queue()
     queue.add("a")
-    assert repr(queue.lane.shares.order[0]) == "<Share of 'a': 1 wait, 0 s served>"
+    assert repr(queue.queue.shares.order[0]) == "<Share of 'a': 1 wait, 0 s served>"
 
 
 class Town(World):
@@ -372,9 +372,9 @@ def test_the_next_tenants_call_is_tried_once_it_is_the_head() -> None:
     town.ask("other", tokens(20_000), at=0.1)
     town.ask("one", tokens(50), at=0.2)  # passes, at `b`: now it is the other's turn
     town.run(1.0)
-    (lane,) = town.pool._scheduler.waiting_lanes()
-    assert lane.guard is not None
-    assert lane.guard.costs == tokens(20_000).costs  # and nobody else may delay it
+    (queue,) = town.pool._scheduler.waiting_queues()
+    assert queue.guard is not None
+    assert queue.guard.costs == tokens(20_000).costs  # and nobody else may delay it
     town.run()
     assert town.served("other") == pytest.approx([20.0], rel=0.05)
     assert town.served("one") == pytest.approx([0.5, 50.0], rel=0.05)
@@ -410,12 +410,12 @@ def test_whatever_tenants_ask_all_are_served_at_the_fluid_bound(
 
 
 def test_shares_alone_know_no_clock_and_no_owner() -> None:
-    shares = Shares()
+    shares = FairQueue()
     queue = Queue()
-    ticket = queue.ticket("a")
-    assert shares.comes_first(ticket)
-    shares.add(ticket)
-    shares.remove(ticket)
+    waiter = queue.waiter("a")
+    assert shares.comes_first(waiter)
+    shares.add(waiter)
+    shares.remove(waiter)
     assert not shares.order
 
 

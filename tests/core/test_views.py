@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from quotafleet import Limits
-from quotafleet._core.bucket import Bucket
-from quotafleet._core.ledger import Ledger
-from quotafleet._limits import Limit
+from quotafleet._core.quota.ledger import Ledger
+from quotafleet._core.quota.token_bucket import TokenBucket
+from quotafleet.limits import Limit
 
 
 def ledger(**owners: Limits) -> Ledger:
@@ -15,7 +15,7 @@ def ledger(**owners: Limits) -> Ledger:
 
 
 def test_a_mirror_shows_what_it_is_told() -> None:
-    bucket = Bucket.of(Limit(name="tpm", amount=6000), "acme", now=0.0)
+    bucket = TokenBucket.of(Limit(name="tpm", amount=6000), "acme", now=0.0)
     bucket.mirror(level=100.0, limit=6000.0, ceiling=6000.0, throttle=1.0, now=10.0)
     assert (bucket.level, bucket.at, bucket.rate) == (100.0, 10.0, 100.0)
     assert bucket.ready_at(200.0, 10.0) == pytest.approx(11.0)
@@ -34,7 +34,7 @@ def test_a_mirror_shows_what_it_is_told() -> None:
 
 
 def test_a_mirror_of_slots_has_no_rate() -> None:
-    bucket = Bucket.of(Limit(name="concurrent", amount=3), "acme", now=0.0)
+    bucket = TokenBucket.of(Limit(name="concurrent", amount=3), "acme", now=0.0)
     bucket.mirror(level=1.0, limit=3.0, ceiling=3.0, throttle=1.0, now=5.0)
     assert (bucket.level, bucket.rate) == (1.0, 0.0)
 
@@ -57,7 +57,7 @@ def test_a_limit_that_another_process_learned_is_shown_to_all_it_holds_for() -> 
 
 
 def test_a_slowed_bucket_tells_when_it_is_ready_at_its_own_rate() -> None:
-    bucket = Bucket.of(Limit(name="tpm", amount=6000), "acme", now=0.0)
+    bucket = TokenBucket.of(Limit(name="tpm", amount=6000), "acme", now=0.0)
     bucket.slow_down(0.0)
     bucket.take(bucket.capacity)
     assert bucket.ready_at(100.0, 1.0) == pytest.approx(2.0, abs=0.01)

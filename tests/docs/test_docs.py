@@ -129,10 +129,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             found = page.parent / path
             assert found.exists(), target
             if anchor:
-                assert anchor in anchors(found), target
+                assert anchor in headers_at_admission(found), target
 
 
-def anchors(page: Path) -> set[str]:
+def headers_at_admission(page: Path) -> set[str]:
     """Return the names under which a page's headings are linked to."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -154,10 +154,10 @@ def test_configuration_page_has_every_field() -> None:
 def test_every_error_and_event_is_explained() -> None:
     from quotafleet import errors
     from quotafleet import events as kinds_of_events
-    from quotafleet._outcome import Kind
+    from quotafleet.outcomes import Kind
 
     page = (ROOT / "docs" / "operations.md").read_text()
-    events = [kind.__name__ for kind in kinds_of_events.Event.__args__]  # type: ignore[attr-defined]
+    events = [kind.__name__ for kind in kinds_of_events.Event.__args__]
     refusals = errors.CannotServe.__subclasses__()
     codes = [name for refusal in refusals for name in (refusal.__name__, refusal.code)]
     kinds = [kind.value for kind in Kind if kind is not Kind.OK]

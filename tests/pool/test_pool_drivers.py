@@ -19,9 +19,17 @@ from quotafleet import (
     Usage,
     WaitTimeout,
 )
-from quotafleet._core.flow import Reply
-from quotafleet._outcome import OK, Kind, Observation, Outcome
-from quotafleet.events import KeyDown, KeyUp, Leased, OwnersMerged, Settled, Throttled, Waited
+from quotafleet._core.call.flow import AttemptResult
+from quotafleet.events import (
+    Available,
+    Leased,
+    OwnersMerged,
+    Refused,
+    Settled,
+    Throttled,
+    Unavailable,
+)
+from quotafleet.outcomes import OK, Kind, Observation, Outcome
 
 ONE = Demand(model="m", input_tokens=10, output_tokens=10)
 
@@ -30,7 +38,7 @@ def organization(name: str, **limits: float | Limit) -> Organization:
     return Organization(
         name=name,
         keys=(f"sk-{name}-0123456789abcdef",),
-        limits=Limits(**limits),  # type: ignore[arg-type]
+        limits=Limits(**limits),
     )
 
 
@@ -247,11 +255,11 @@ class TestCall:
         pool = KeyPool([fast("a"), fast("b")])
         sent = []
 
-        def send(lease: object) -> Reply[str]:
+        def send(lease: object) -> AttemptResult[str]:
             sent.append(lease.owner)  # type: ignore[attr-defined]
             if len(sent) == 1:
-                return Reply(outcome=Outcome(kind=Kind.SERVER_ERROR), response="no")
-            return Reply(outcome=OK, response="yes")
+                return AttemptResult(outcome=Outcome(kind=Kind.SERVER_ERROR), response="no")
+            return AttemptResult(outcome=OK, response="yes")
 
         lease, reply = pool.call(pool.order(ONE), send)
         lease.settle()
@@ -262,7 +270,7 @@ class TestCall:
     def test_what_send_raises_ends_the_call_and_settles_it(self) -> None:
         pool = KeyPool([organization("a", concurrent=1)])
 
-        def send(lease: object) -> Reply[str]:
+        def send(lease: object) -> AttemptResult[str]:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
@@ -273,7 +281,7 @@ class TestCall:
         pool = KeyPool([organization("a", concurrent=1)])
         began = asyncio.Event()
 
-        async def send(lease: object) -> Reply[str]:
+        async def send(lease: object) -> AttemptResult[str]:
             began.set()
             await asyncio.sleep(100)
             raise AssertionError
@@ -289,15 +297,15 @@ class TestCall:
         pool = KeyPool([organization("a", concurrent=1)])
         answers = [Outcome(kind=Kind.CONFLICT, retry_after=0.02), OK]
 
-        async def send(lease: object) -> Reply[str]:
-            return Reply(outcome=answers.pop(0), response="")
+        async def send(lease: object) -> AttemptResult[str]:
+            return AttemptResult(outcome=answers.pop(0), response="")
 
         lease, reply = await pool.acall(pool.order(ONE), send)
         await lease.asettle()
         assert reply.outcome.ok
         pool_answers = [Outcome(kind=Kind.CONFLICT, retry_after=0.02), OK]
         lease, reply = pool.call(
-            pool.order(ONE), lambda lease: Reply(outcome=pool_answers.pop(0), response="")
+            pool.order(ONE), lambda lease: AttemptResult(outcome=pool_answers.pop(0), response="")
         )
         lease.settle()
         assert_idle(pool)
@@ -370,11 +378,11 @@ class TestEvents:
         with pytest.raises(WaitTimeout):
             pool.lease(ONE, timeout=0)
         kinds = [type(event) for event in heard]
-        for kind in (Leased, Settled, Throttled, KeyDown, KeyUp, OwnersMerged, Waited):
+        for kind in (Leased, Settled, Throttled, Unavailable, Available, OwnersMerged, Refused):
             assert kind in kinds
         throttled = next(event for event in heard if isinstance(event, Throttled))
         assert (throttled.code, throttled.retry_after) == ("rate_limit_exceeded", 2.0)
-        waited = next(event for event in heard if isinstance(event, Waited))
+        waited = next(event for event in heard if isinstance(event, Refused))
         assert (waited.model, waited.code) == ("m", "wait_timeout")
         assert pool.failed_listeners == len(heard)
         assert "0123456789" not in repr(heard)

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from quotafleet import Demand, KeyPool, Limits, Organization, Usage
-from quotafleet._core.claims import Answer, Claim, Settlement
-from quotafleet._core.flow import Reply
-from quotafleet._outcome import OK
+from quotafleet._core.call.flow import AttemptResult
+from quotafleet._core.quota.reservations import Claim, ClaimAnswer, Settlement
+from quotafleet.outcomes import OK
 from quotafleet.stores import MemoryStore
 
 ONE = Demand(model="m")
@@ -26,13 +26,13 @@ class SlowStore(MemoryStore):
     def is_local(self) -> bool:
         return False
 
-    def reserve(self, claim: Claim, now: float) -> Answer:
+    def reserve(self, claim: Claim, now: float) -> ClaimAnswer:
         self.asked += 1
         assert isinstance(claim.accounts, list)
         self.most_ranked = max(self.most_ranked, len(claim.accounts))
         return super().reserve(claim, now)
 
-    async def areserve(self, claim: Claim, now: float) -> Answer:
+    async def areserve(self, claim: Claim, now: float) -> ClaimAnswer:
         answer = self.reserve(claim, now)
         await asyncio.sleep(0.001)
         return answer
@@ -43,7 +43,7 @@ class SlowStore(MemoryStore):
 
 
 def pool(count: int = 1, **limits: float) -> tuple[KeyPool, SlowStore]:
-    store = SlowStore(lambda organization, project, family: Limits(**limits))  # type: ignore[arg-type]
+    store = SlowStore(lambda organization, project, family: Limits(**limits))
     organizations = [
         Organization(name=f"o{n}", keys=(f"sk-{n}-0123456789abcdef",)) for n in range(count)
     ]
@@ -113,8 +113,8 @@ async def test_settling_runs_to_its_end_in_a_cancelled_task() -> None:
 async def test_whole_calls_settle_before_and_after_their_answer() -> None:
     made, store = pool(concurrent=1)
 
-    async def send(lease: object) -> Reply[str]:
-        return Reply(outcome=OK, response="yes")
+    async def send(lease: object) -> AttemptResult[str]:
+        return AttemptResult(outcome=OK, response="yes")
 
     lease, reply = await made.acall(made.order(ONE), send)
     assert reply.response == "yes"

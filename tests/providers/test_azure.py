@@ -2,7 +2,7 @@
 
 import json
 
-from quotafleet._keys import ApiKey, Secret
+from quotafleet.keys import ApiKey, Secret
 from quotafleet.providers import AzureOpenAI
 
 BODY = json.dumps({"messages": [{"role": "user", "content": "x" * 400}], "model": "gpt-4o"})

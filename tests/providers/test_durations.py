@@ -128,7 +128,9 @@ MODERN = "Sat, 21 Nov 2026 18:00:00 GMT"
         ({"retry-after": "20"}, 20.0),
         ({"retry-after": "0.5"}, 0.5),
         ({"retry-after": "0"}, 0.0),
-        ({"retry-after-ms": "84", "retry-after": "1"}, 0.084),
+        ({"retry-after-ms": "84"}, 0.084),
+        ({"retry-after-ms": "0", "retry-after": "1"}, 1.0),
+        ({"retry-after-ms": "1500", "retry-after": "1"}, 1.5),
         ({"retry-after-ms": "nan", "retry-after": "1"}, 1.0),
         ({"retry-after-ms": "-5", "retry-after": "1"}, 1.0),
         ({"retry-after": "Sat, 21 Nov 2026 18:00:09 GMT", "date": MODERN}, 9.0),
@@ -142,9 +144,7 @@ MODERN = "Sat, 21 Nov 2026 18:00:00 GMT"
         ({"retry-after": "soon"}, None),
     ],
 )
-def test_retry_after_in_the_order_of_precision(
-    headers: dict[str, str], seconds: float | None
-) -> None:
+def test_the_larger_of_both_delays_counts(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, 429) == seconds
 
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._keys import ApiKey, Secret
-from quotafleet._limits import DAY, MINUTE, MONTH, Metric
-from quotafleet._outcome import Kind, Observation, Reading
-from quotafleet._protocols import Plan, Provider
-from quotafleet._usage import Demand, Usage
 from quotafleet.errors import ConfigError
+from quotafleet.keys import ApiKey, Secret
+from quotafleet.limits import DAY, MINUTE, MONTH, Metric
+from quotafleet.outcomes import Kind, Observation, Reading
+from quotafleet.protocols import Plan, Provider
 from quotafleet.providers import PROVIDERS, Generic, OpenAI, provider
+from quotafleet.usage import Demand, Usage
 
 
 def observe(headers: dict[str, str]) -> Observation:
@@ -137,7 +137,7 @@ def test_a_fixed_window_is_not_taken_for_a_small_bucket() -> None:
 
 
 def test_negative_headers_are_ignored() -> None:
-    assert observe(grouped("tokens", "-1", "-1", "0")) == Observation(ignored=2)
+    assert observe(grouped("tokens", "-1", "-1", "0")) == Observation(), "-1: not known"
 
 
 @given(

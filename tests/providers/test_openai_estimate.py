@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._protocols import Plan
-from quotafleet._usage import Demand, Usage
 from quotafleet.errors import ConfigError
+from quotafleet.protocols import Plan
 from quotafleet.providers import OpenAI
+from quotafleet.usage import Demand, Usage
 
 JSON = "application/json"
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._limits import DAY, MINUTE, MONTH, Metric
-from quotafleet._outcome import NOTHING, Observation, Reading
+from quotafleet.limits import DAY, MINUTE, MONTH, Metric
+from quotafleet.outcomes import NOTHING, Observation, Reading
 from quotafleet.providers import OpenAI
 
 

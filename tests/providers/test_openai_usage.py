@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quotafleet._usage import Usage
 from quotafleet.providers import OpenAI
+from quotafleet.usage import Usage
 
 CHAT = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18,
         "prompt_tokens_details": {"cached_tokens": 3}}  # fmt: skip

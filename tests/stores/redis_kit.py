@@ -15,7 +15,7 @@ from time import monotonic, sleep
 import pytest
 import redis
 
-from quotafleet._core.claims import Answer, Claim
+from quotafleet._core.quota.reservations import Claim, ClaimAnswer
 from quotafleet.stores.redis import RedisStore
 
 #: What servers tests are run over, each where it is installed.
@@ -122,11 +122,11 @@ def serving(*options: str) -> Iterator[TestServer]:
             server.stop()
 
 
-def together(store: RedisStore, claims: Sequence[Claim]) -> list[Answer]:
+def together(store: RedisStore, claims: Sequence[Claim]) -> list[ClaimAnswer]:
     """Let claims go to the server in one step, and on in as few as they need."""
     talks = [store._claims.talk(claim) for claim in claims]
     asks = {number: next(talk) for number, talk in enumerate(talks)}
-    answers: dict[int, Answer] = {}
+    answers: dict[int, ClaimAnswer] = {}
     while asks:
         riders = {number: store._rounds.join(ask) for number, ask in asks.items()}
         leader = next(iter(riders.values()))

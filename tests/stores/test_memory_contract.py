@@ -7,8 +7,8 @@ from time import sleep
 import pytest
 
 from quotafleet._clock import SystemClock
-from quotafleet._core.ledger import LimitsFor
-from quotafleet._protocols import Store
+from quotafleet._core.quota.ledger import LimitsFor
+from quotafleet.protocols import Store
 from quotafleet.stores import MemoryStore
 from quotafleet.testing.contracts import StoreContract
 

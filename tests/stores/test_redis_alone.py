@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quotafleet import Demand, Limit, Limits, Usage
-from quotafleet._core.account import Account
-from quotafleet._core.bucket import MARGIN
-from quotafleet._core.claims import Claim, Oversize, Reservation, Settlement, Short
-from quotafleet._core.ledger import Ledger
-from quotafleet._outcome import Kind, Outcome
-from quotafleet.stores.redis._alone import Alone
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.ledger import Ledger
+from quotafleet._core.quota.reservations import Claim, NeverFits, NotReady, Reservation, Settlement
+from quotafleet._core.quota.token_bucket import MARGIN
+from quotafleet.outcomes import Kind, Outcome
+from quotafleet.stores.redis._degraded import DegradedMode
 
 CALL = Demand(model="m", input_tokens=100)
 
@@ -25,11 +25,11 @@ class Member:
     def __init__(self, size: int, now: float = 0.0, **limits: float) -> None:
         self.view = Ledger(lambda *_: Limits(**limits))  # type: ignore[arg-type]
         self.account = self.view.account("acme", None, "m", now)
-        self.alone = Alone(size, self.view.accounts, lifetime=900.0)
+        self.alone = DegradedMode(size, self.view.accounts, lifetime=900.0)
         self.numbers = count(1)
 
-    def ask(self, now: float, demand: Demand = CALL, books_for: float = 0.0) -> object:
-        claim = Claim([self.account], demand.costs, books_for=books_for)
+    def ask(self, now: float, demand: Demand = CALL, reserve_ahead: float = 0.0) -> object:
+        claim = Claim([self.account], demand.costs, reserve_ahead=reserve_ahead)
         return self.alone.reserve([self.account], claim, next(self.numbers), now)
 
     def take(self, now: float, demand: Demand = CALL) -> Reservation:
@@ -61,7 +61,7 @@ def test_a_debt_of_the_fleet_is_paid_before_anything_is_granted() -> None:
     member = Member(2, tpm=6000)
     member.account.buckets[0].level = -1000.0
     short = member.ask(0.0)
-    assert isinstance(short, Short)
+    assert isinstance(short, NotReady)
     assert short.ready_at == pytest.approx((500 + 100) / 50)
     assert member.ask(12.01).__class__ is Reservation
 
@@ -69,12 +69,12 @@ def test_a_debt_of_the_fleet_is_paid_before_anything_is_granted() -> None:
 def test_a_call_larger_than_a_part_saves_up_for_it_and_smaller_ones_let_it() -> None:
     member = Member(10, tpm=6000)
     large = Demand(model="m", input_tokens=3000)
-    waits = member.ask(0.0, large, books_for=300.0)
-    assert isinstance(waits, Short)
+    waits = member.ask(0.0, large, reserve_ahead=300.0)
+    assert isinstance(waits, NotReady)
     assert waits.ready_at == pytest.approx((3000 - 600) / 10, rel=0.02)
-    assert isinstance(member.ask(1.0), Short), "it would make the large one wait longer"
-    assert isinstance(member.ask(waits.ready_at + 1.0, large, books_for=300.0), Reservation)
-    assert isinstance(member.ask(0.0, Demand(model="m", input_tokens=6001)), Oversize)
+    assert isinstance(member.ask(1.0), NotReady), "it would make the large one wait longer"
+    assert isinstance(member.ask(waits.ready_at + 1.0, large, reserve_ahead=300.0), Reservation)
+    assert isinstance(member.ask(0.0, Demand(model="m", input_tokens=6001)), NeverFits)
 
 
 def test_slots_are_parted_in_whole_ones_less_those_held_before() -> None:
@@ -83,7 +83,7 @@ def test_slots_are_parted_in_whole_ones_less_those_held_before() -> None:
     before = Reservation(99, member.account, CALL.costs, [_mark(member.account)], 900.0)
     first = member.take(0.0)
     short = member.ask(0.0)
-    assert isinstance(short, Short)
+    assert isinstance(short, NotReady)
     assert short.ready_at == float("inf")
     assert not member.alone.settle(Settlement(before, Usage().costs), 1.0), "it isn't one of these"
     second = member.take(1.0)
@@ -99,7 +99,7 @@ def _mark(account: Account) -> tuple[object, ...]:
 
 def test_where_there_are_fewer_slots_than_processes_none_is_used() -> None:
     member = Member(8, concurrent=5)
-    assert isinstance(member.ask(0.0), Short)
+    assert isinstance(member.ask(0.0), NotReady)
 
 
 def test_what_is_owed_is_told_once_and_what_was_refilled_is_not_owed() -> None:
@@ -122,7 +122,7 @@ def test_a_refused_owner_is_left_alone() -> None:
     refused = Outcome(kind=Kind.RATE_LIMITED, retry_after=7.0)
     member.alone.settle(Settlement(reservation, Usage(requests=1).costs, (), refused), 0.0)
     short = member.ask(1.0)
-    assert isinstance(short, Short)
+    assert isinstance(short, NotReady)
     assert short.ready_at == 7.0
 
 

@@ -29,12 +29,12 @@ from quotafleet import (
     WaitTimeout,
 )
 from quotafleet._clock import SystemClock
-from quotafleet._core.claims import Claim, Reservation, Settlement, Short
-from quotafleet._keys import ApiKey, Secret
+from quotafleet._core.quota.reservations import Claim, NotReady, Reservation, Settlement
+from quotafleet.keys import ApiKey, Secret
 from quotafleet.stores.redis import RedisStore
-from quotafleet.stores.redis import _wire as wire
-from quotafleet.stores.redis._away import FIRST_PAUSE, LONGEST_PAUSE, Absence
-from quotafleet.stores.redis._server import Unready, _ours
+from quotafleet.stores.redis import _codec as wire
+from quotafleet.stores.redis._connection import Unready, _ours
+from quotafleet.stores.redis._outage import FIRST_PAUSE, LONGEST_PAUSE, Outage
 
 NAMES = count()
 NOW = SystemClock().now
@@ -61,7 +61,7 @@ def pool_of(server: TestServer, on_failure: str = "wait", **limits: float) -> Ke
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:
-        pool._fleet.key_subject(key).proven = True
+        pool._fleet.key_circuit(key).proven = True
     return pool
 
 
@@ -283,7 +283,7 @@ def test_a_booking_made_before_is_used_on_time(own: TestServer) -> None:
 
 
 def _booked(pool: KeyPool) -> bool:
-    return any(t.booking is not None for lane in pool._scheduler.waiting_lanes() for t in lane)
+    return any(t.future is not None for queue in pool._scheduler.waiting_queues() for t in queue)
 
 
 def test_owners_that_turn_out_to_be_one_are_merged_afterwards(own: TestServer) -> None:
@@ -297,7 +297,7 @@ def test_owners_that_turn_out_to_be_one_are_merged_afterwards(own: TestServer) -
         assert isinstance(store.reserve(Claim([account], CALL.costs), NOW()), Reservation)
     own.stop()
     store.merge("bcme", "acme", NOW())
-    assert isinstance(store.reserve(Claim([accounts[0]], CALL.costs), NOW()), Short)
+    assert isinstance(store.reserve(Claim([accounts[0]], CALL.costs), NOW()), NotReady)
     store.merge("bcme", "acme", NOW())
     own.start()
     until(lambda: store.account(keys[1], "m", NOW()) is accounts[0], "they are one")
@@ -326,7 +326,7 @@ def test_settlements_that_get_through_end_the_wait(own: TestServer) -> None:
     taken = store.reserve(Claim([account], CALL.costs), NOW())
     assert isinstance(taken, Reservation)
     own.stop()
-    assert isinstance(store.reserve(Claim([account], CALL.costs), NOW()), Short)
+    assert isinstance(store.reserve(Claim([account], CALL.costs), NOW()), NotReady)
     store.settle(Settlement(taken, CALL.costs), NOW())
     own.start()
     until(lambda: not is_away(pool), "the companion found it to be back")
@@ -334,7 +334,7 @@ def test_settlements_that_get_through_end_the_wait(own: TestServer) -> None:
 
 
 def test_pauses_grow_to_a_second_and_one_asks_for_all() -> None:
-    absence, now = Absence(), 100.0
+    absence, now = Outage(), 100.0
     assert not absence.holds_back(now)
     absence.failed("gone", now)
     pauses = []

@@ -10,8 +10,8 @@ import pytest
 from tests.stores.redis_kit import TestServer
 
 from quotafleet._clock import SystemClock
-from quotafleet._core.ledger import LimitsFor
-from quotafleet._protocols import Store
+from quotafleet._core.quota.ledger import LimitsFor
+from quotafleet.protocols import Store
 from quotafleet.stores.redis import RedisStore
 from quotafleet.testing.contracts import StoreContract
 

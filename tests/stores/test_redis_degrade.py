@@ -25,10 +25,10 @@ from tests.stores.test_redis_away import (
 from tests.stores.test_redis_processes import admitted, fleet, jain, most_beyond
 
 from quotafleet import Demand, KeyPool, Lease, Limits, Organization, Usage, WaitTimeout
-from quotafleet._limits import Metric
+from quotafleet.limits import Metric
 from quotafleet.stores.redis import RedisStore
-from quotafleet.stores.redis import _wire as wire
-from quotafleet.stores.redis._request import Ask
+from quotafleet.stores.redis import _codec as wire
+from quotafleet.stores.redis._step import ClaimRequest
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def pool_of(
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:
-        pool._fleet.key_subject(key).proven = True
+        pool._fleet.key_circuit(key).proven = True
     return pool
 
 
@@ -227,7 +227,7 @@ def look(pool: KeyPool) -> None:
     """Let a process see what the server holds, though it has a share."""
     store = store_of(pool)
     account, number = store._view.all()[0], store._books.next_number()
-    store._carry(Ask("", [account], number))
+    store._carry(ClaimRequest("", [account], number))
     with store._lock:
         store._books.undo([account], number, wire.UNUSED)
     store._bring_all()

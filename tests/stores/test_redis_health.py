@@ -12,11 +12,11 @@ import pytest
 from tests.stores.redis_kit import TestServer, serving
 
 from quotafleet import Demand, KeyPool, Lease, NoUsableKey, Organization, StoreError, WaitTimeout
-from quotafleet._core.health import News, State
-from quotafleet._keys import Secret
-from quotafleet._outcome import Kind, Observation, Outcome
+from quotafleet._core.health.circuit_breaker import CircuitState, HealthChange
 from quotafleet.events import OwnersMerged
-from quotafleet.stores.redis import RedisStore, _health
+from quotafleet.keys import Secret
+from quotafleet.outcomes import Kind, Observation, Outcome
+from quotafleet.stores.redis import RedisStore, _health_sync
 
 ONE = Demand(model="m")
 REVOKED = Outcome(kind=Kind.KEY_INVALID, scope="key", code="invalid_api_key")
@@ -50,13 +50,13 @@ class Process:
             strategy="round-robin",
         )
         for key in self.pool.keys:
-            self.pool._fleet.key_subject(key).proven = True
+            self.pool._fleet.key_circuit(key).proven = True
 
     def lease(self, timeout: float = 30.0) -> Lease:
         return self.pool.lease(ONE, timeout=timeout)
 
     def sick(self) -> dict[str, str]:
-        return {one.subject: one.state for one in self.pool.status().sick}
+        return {one.subject: one.state for one in self.pool.status().unavailable}
 
     def stop(self) -> None:
         """Fall silent, as a process that was killed: nothing is told, nothing held on."""
@@ -90,22 +90,28 @@ def begun(*processes: Process) -> None:
         process.lease().settle()
 
 
+def kill(process: Process, lease: Lease, outcome: Outcome = REVOKED) -> None:
+    """Let a key that never worked be refused: a proven one dies by two requests only."""
+    process.pool._fleet.key_circuit(lease.key).proven = False
+    lease.fail(outcome)
+
+
 @pytest.mark.parametrize("way", ["by message", "by looking"])
 def test_what_one_finds_all_know(way: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "by message":
-        monkeypatch.setattr(_health, "EXCHANGES_EVERY", 3600.0)
+        monkeypatch.setattr(_health_sync, "EXCHANGES_EVERY", 3600.0)
     else:
-        monkeypatch.setattr(_health.Health, "_listen", lambda self: None)
+        monkeypatch.setattr(_health_sync.HealthSync, "_listen", lambda self: None)
     first, *others = processes = [make() for _ in range(3)]
     begun(*processes)
     revoked = first.lease()
-    revoked.fail(REVOKED)
+    kill(first, revoked)
     broke = first.lease()
     broke.fail(BROKE)
     want = {f"key {revoked.key_id}": "dead", f"organization {broke.owner}": "parked"}
     for other in others:
         eventually(lambda other=other: other.sick() == want, f"{want} is not known")  # type: ignore[misc]
-        (parked,) = [one for one in other.pool.status().sick if one.state == "parked"]
+        (parked,) = [one for one in other.pool.status().unavailable if one.state == "parked"]
         assert parked.reason == "insufficient_quota"
         assert parked.retry_after is not None
         assert 500 < parked.retry_after <= 600
@@ -119,7 +125,7 @@ def test_a_new_process_begins_with_what_is_known(make: Make) -> None:
     begun(first)
     for lease in [first.lease() for _ in range(4)]:
         if lease.owner == "a":
-            lease.fail(REVOKED)
+            kill(first, lease)
     eventually(lambda: not first.store._health._outgoing)
     first.pool.close()
     assert {make().lease().owner for _ in range(4)} == {"b"}
@@ -129,7 +135,7 @@ async def test_a_new_process_begins_so_in_an_event_loop_too(make: Make) -> None:
     first = make("a")
     begun(first)
     for lease in [first.lease() for _ in range(2)]:
-        lease.fail(REVOKED)
+        kill(first, lease)
     first.pool.close()
     second = make("a")
     with pytest.raises(NoUsableKey):
@@ -145,13 +151,13 @@ def test_one_process_probes_and_the_others_hear_what_came_of_it(make: Make) -> N
         eventually(lambda process=process: bool(process.sick()))  # type: ignore[misc]
     granted: list[Lease] = []
     threads = [
-        threading.Thread(target=lambda process=process: granted.append(process.lease(120.0)))  # type: ignore[misc]
+        threading.Thread(target=lambda process=process: granted.append(process.lease(120.0)))
         for process in processes
     ]
     for thread in threads:
         thread.start()
     eventually(lambda: bool(granted), "nobody probes")
-    sleep(2 * _health.EXCHANGES_EVERY)  # longer than a rest: all others have asked by now
+    sleep(2 * _health_sync.EXCHANGES_EVERY)  # longer than a rest: all others have asked by now
     assert len(granted) == 1
     granted[0].settle()
     for thread in threads:
@@ -171,8 +177,8 @@ def test_a_probe_that_fails_rests_for_all_and_for_longer(make: Make) -> None:
     probe.fail(OVERLOADED)
 
     def rest() -> float:
-        (sick,) = second.pool._scheduler.conditions.ailing()
-        return sick.openings
+        (sick,) = second.pool._scheduler.health_tracker.ailing()
+        return sick.consecutive_opens
 
     eventually(lambda: bool(second.sick()) and rest() == 2)
 
@@ -180,8 +186,8 @@ def test_a_probe_that_fails_rests_for_all_and_for_longer(make: Make) -> None:
 def test_a_process_that_dies_while_it_probes_is_followed_by_another(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_health, "CLAIM_FOR", 1.0)
-    monkeypatch.setattr(_health, "USED_WITHIN", 0.9)
+    monkeypatch.setattr(_health_sync, "CLAIM_FOR", 1.0)
+    monkeypatch.setattr(_health_sync, "USED_WITHIN", 0.9)
     first, second = make(), make()
     begun(first, second)
     first.lease().fail(OVERLOADED)
@@ -192,10 +198,10 @@ def test_a_process_that_dies_while_it_probes_is_followed_by_another(
     assert not second.sick()
 
 
-def record(process: Process, subject: str) -> _health.Record:
+def record(process: Process, subject: str) -> _health_sync.Record:
     health = process.store._health
     raw = process.store._server.client().hget(health._prefix + "health", subject)
-    found = _health.read_record(raw)
+    found = _health_sync.read_record(raw)
     assert found is not None
     return found
 
@@ -218,10 +224,12 @@ def test_what_is_milder_does_not_hide_what_is_worse(make: Make) -> None:
     first, second = make(), make()
     begun(first, second)
     now = monotonic()
-    told = first.store.tell, second.store.tell
-    told[0]([News("organization a", State.PARKED, now + 600, "insufficient_quota", 1)])
+    told = first.store.publish, second.store.publish
+    told[0](
+        [HealthChange("organization a", CircuitState.PARKED, now + 600, "insufficient_quota", 1)]
+    )
     eventually(lambda: second.sick() == {"organization a": "parked"})
-    told[1]([News("organization a", State.OPEN, now + 1, "server_error", 1)])
+    told[1]([HealthChange("organization a", CircuitState.OPEN, now + 1, "server_error", 1)])
     eventually(lambda: not second.store._health._outgoing)
     second.store._health._exchange()
     assert record(first, "organization a").state == "parked"
@@ -269,7 +277,7 @@ def test_no_secret_is_stored_nor_a_name_that_tells_of_one(make: Make, server: Te
     process = make()
     begun(process)
     for lease in [process.lease() for _ in range(4)]:
-        lease.fail(Outcome(kind=Kind.KEY_INVALID, scope="key", code=f"Bad {secret('a1')}"))
+        kill(process, lease, Outcome(kind=Kind.KEY_INVALID, code=f"Bad {secret('a1')}"))
     eventually(lambda: not process.store._health._outgoing)
     process.store._health._exchange()
     stored = b""

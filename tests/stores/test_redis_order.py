@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer
 
 from quotafleet import Limits
-from quotafleet._core.claims import Claim, Reservation, Settlement, Short
-from quotafleet._keys import ApiKey, Secret
-from quotafleet._usage import Demand, Usage
+from quotafleet._core.quota.reservations import Claim, NotReady, Reservation, Settlement
+from quotafleet.keys import ApiKey, Secret
 from quotafleet.stores.redis import RedisStore
 from quotafleet.testing import FakeClock
+from quotafleet.usage import Demand, Usage
 
 NAMES = count()
 KEY = ApiKey(key_id="a#1", secret=Secret("sk-a-0123456789abcdef"), organization="a")
@@ -33,13 +33,13 @@ class Process:
 
     def ask(self, tokens: int, held: Reservation | None = None) -> Reservation:
         costs = Demand(requests=0, input_tokens=tokens).costs
-        claim = Claim([self.account], costs, books_for=600.0, held=held)
+        claim = Claim([self.account], costs, reserve_ahead=600.0, held=held)
         answer = self.store.reserve(claim, self.clock.now())
         if isinstance(answer, Reservation):
             return answer
-        assert isinstance(answer, Short)
-        assert answer.booking is not None
-        return answer.booking
+        assert isinstance(answer, NotReady)
+        assert answer.future is not None
+        return answer.future
 
     def leave(self, held: Reservation) -> None:
         unused = Usage(requests=0).costs

@@ -186,7 +186,7 @@ async def one_slot(server: TestServer) -> AsyncIterator[tuple[KeyPool, KeyPool]]
     )
     for pool in (first, second):
         for key in pool.keys:  # nobody answers here, so nobody is on trial
-            pool._fleet.key_subject(key).proven = True
+            pool._fleet.key_circuit(key).proven = True
     yield first, second
     await first.aclose()
     await second.aclose()

@@ -16,13 +16,20 @@ import pytest
 from tests.stores.redis_kit import TestServer, together
 
 from quotafleet import Demand, KeyPool, Limits, Organization, Usage
-from quotafleet._core.account import Account
-from quotafleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
-from quotafleet._keys import ApiKey, Secret
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.reservations import (
+    Claim,
+    ClaimAnswer,
+    NeverFits,
+    NotReady,
+    Reservation,
+    Settlement,
+)
 from quotafleet.errors import StoreError
+from quotafleet.keys import ApiKey, Secret
 from quotafleet.stores.redis import RedisStore
-from quotafleet.stores.redis._rounds import AT_MOST
-from quotafleet.stores.redis._server import Lost
+from quotafleet.stores.redis._coalescing import AT_MOST
+from quotafleet.stores.redis._connection import ConnectionLost
 
 NAMES = count()
 PATIENCE = 20.0
@@ -73,7 +80,7 @@ class Gate:
     def lose(self, answer: Any) -> Any:
         if self.losses:
             self.losses -= 1
-            raise Lost("cut off")
+            raise ConnectionLost("cut off")
         return answer
 
 
@@ -145,7 +152,7 @@ def many(
     return [future.result(PATIENCE) for future in (first, *rest)]
 
 
-def costs_of(answers: list[Answer]) -> list[float]:
+def costs_of(answers: list[ClaimAnswer]) -> list[float]:
     assert all(isinstance(answer, Reservation) for answer in answers)
     return [answer.costs[1] for answer in answers]  # type: ignore[union-attr]
 
@@ -200,9 +207,9 @@ def test_each_is_told_what_concerns_it(store: RedisStore) -> None:
     ]
     one, short, oversize, other, last = together(store, wanted)
     assert isinstance(one, Reservation)
-    assert isinstance(short, Short)
+    assert isinstance(short, NotReady)
     assert short.ready_at > monotonic() + 3600
-    assert isinstance(oversize, Oversize)
+    assert isinstance(oversize, NeverFits)
     assert oversize.bucket.name == "tpd"
     assert isinstance(other, Reservation)
     assert other.account.organization == "birch"
@@ -278,7 +285,7 @@ async def test_a_server_that_refuses_refuses_all_of_a_step(store: RedisStore) ->
         answers = await asyncio.gather(*tasks)
     finally:
         server.config_set("maxmemory", 0)
-    assert all(isinstance(answer, Short) and answer.away is not None for answer in answers)
+    assert all(isinstance(answer, NotReady) and answer.away is not None for answer in answers)
     assert not store._loops[asyncio.get_running_loop()]._waiting
 
 
@@ -360,7 +367,7 @@ def test_who_waits_for_a_step_that_is_lost_waits_for_one_more_at_most(store: Red
     gate.losses = 2
     with ThreadPoolExecutor(5) as threads:
         answers = many(store, gate, [10] * 5, threads)
-    assert all(isinstance(answer, Short) and answer.away is not None for answer in answers)
+    assert all(isinstance(answer, NotReady) and answer.away is not None for answer in answers)
     assert gate.left == 2
     store.flush()  # what was lost twice is undone by that
     assert level(store) == before
@@ -373,7 +380,7 @@ async def test_tasks_of_a_pool_share_round_trips(server: TestServer) -> None:
     store = RedisStore(server.url, namespace=f"rounds-{next(NAMES)}")
     async with KeyPool([acme], store=store) as pool:
         for one in pool.keys:  # nobody answers here, so nobody is on trial
-            pool._fleet.key_subject(one).proven = True
+            pool._fleet.key_circuit(one).proven = True
 
         async def work() -> None:
             for _ in range(10):

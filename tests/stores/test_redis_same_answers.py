@@ -11,16 +11,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer, together
 
-from quotafleet._core.account import Account
-from quotafleet._core.claims import Answer, Claim, Oversize, Reservation, Settlement, Short
-from quotafleet._keys import ApiKey, Secret
-from quotafleet._limits import DAY, MINUTE, Limit, Limits, Metric
-from quotafleet._outcome import Kind, Outcome, Reading
-from quotafleet._protocols import Store
-from quotafleet._usage import Demand, Usage
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.reservations import (
+    Claim,
+    ClaimAnswer,
+    NeverFits,
+    NotReady,
+    Reservation,
+    Settlement,
+)
+from quotafleet.keys import ApiKey, Secret
+from quotafleet.limits import DAY, MINUTE, Limit, Limits, Metric
+from quotafleet.outcomes import Kind, Outcome, Reading
+from quotafleet.protocols import Store
 from quotafleet.stores import MemoryStore
 from quotafleet.stores.redis import RedisStore
 from quotafleet.testing import FakeClock
+from quotafleet.usage import Demand, Usage
 
 NAMES = count()
 LIFETIME = 40.0
@@ -180,18 +187,18 @@ class Twins:
             if isinstance(one, Reservation) and isinstance(other, Reservation):
                 self.held.append((one, other))
 
-    def compare(self, mine: Answer, theirs: Answer) -> None:
+    def compare(self, mine: ClaimAnswer, theirs: ClaimAnswer) -> None:
         assert type(mine) is type(theirs), (mine, theirs, getattr(theirs, "ready_at", 0))
-        if isinstance(mine, Short) and isinstance(theirs, Short):
+        if isinstance(mine, NotReady) and isinstance(theirs, NotReady):
             if mine.ready_at == inf:
                 assert theirs.ready_at == inf
             else:  # levels are whole micro-units; a limit of 20 a day refills one in 4 ms
                 assert theirs.ready_at == pytest.approx(mine.ready_at, rel=1e-6, abs=0.05)
             return
-        assert not isinstance(mine, Short)
-        assert not isinstance(theirs, Short)
+        assert not isinstance(mine, NotReady)
+        assert not isinstance(theirs, NotReady)
         assert mine.account.owner == theirs.account.owner
-        if isinstance(mine, Oversize) and isinstance(theirs, Oversize):
+        if isinstance(mine, NeverFits) and isinstance(theirs, NeverFits):
             assert mine.bucket.limit == theirs.bucket.limit
         elif isinstance(mine, Reservation) and isinstance(theirs, Reservation):
             self.compare_levels(mine, theirs)
@@ -394,7 +401,7 @@ def test_a_rate_that_was_slowed_grows_back_alike(server: TestServer) -> None:
                 )
                 for store in (twins.memory, twins.redis)
             ]
-            waits = [a.ready_at - now if isinstance(a, Short) else 0.0 for a in claims]
+            waits = [a.ready_at - now if isinstance(a, NotReady) else 0.0 for a in claims]
             assert waits[1] == pytest.approx(waits[0], rel=0.01, abs=0.05)
         assert waits == [0.0, 0.0]
     finally:

@@ -14,16 +14,22 @@ from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer
 
 from quotafleet import ConfigError, Limits
-from quotafleet._core.account import Account
-from quotafleet._core.claims import Answer, Claim, Reservation, Settlement, Short
-from quotafleet._keys import ApiKey, Secret
-from quotafleet._limits import Costs, Metric
-from quotafleet._outcome import Kind, Outcome, Reading
-from quotafleet._usage import Demand, Usage
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.reservations import (
+    Claim,
+    ClaimAnswer,
+    NotReady,
+    Reservation,
+    Settlement,
+)
+from quotafleet.keys import ApiKey, Secret
+from quotafleet.limits import Costs, Metric
+from quotafleet.outcomes import Kind, Outcome, Reading
 from quotafleet.stores.redis import RedisStore
-from quotafleet.stores.redis._server import Lost
-from quotafleet.stores.redis._shares import FIRST, GRACE
+from quotafleet.stores.redis._connection import ConnectionLost
+from quotafleet.stores.redis._quota_leases import FIRST, GRACE
 from quotafleet.testing import FakeClock
+from quotafleet.usage import Demand, Usage
 
 NAMES = count()
 SHARE_FOR = 1.0
@@ -69,7 +75,7 @@ class Fleet:
         key = ApiKey(key_id=f"{name}#1", secret=secret, organization=name)
         return store.account(key, "m", self.clock.now())
 
-    def ask(self, store: RedisStore, *names: str, costs: Costs) -> Answer:
+    def ask(self, store: RedisStore, *names: str, costs: Costs) -> ClaimAnswer:
         accounts = [self.account(store, name) for name in names or ("acme",)]
         return store.reserve(Claim(accounts, costs), self.clock.now())
 
@@ -297,7 +303,7 @@ def test_what_is_scarce_is_not_lent(server: TestServer) -> None:
     for _ in range(3):
         fleet.take(first, costs=tokens(200))
     assert first.steps == before + 3
-    assert isinstance(fleet.ask(second, costs=tokens(500)), Short)
+    assert isinstance(fleet.ask(second, costs=tokens(500)), NotReady)
     fleet.close()
 
 
@@ -375,7 +381,7 @@ def test_a_refusal_ends_the_share(fleet: Fleet) -> None:
     portion = fleet.take(store, costs=tokens(10))
     refusal = Outcome(kind=Kind.RATE_LIMITED, scope="organization", retry_after=5.0)
     store.settle(Settlement(portion, used(0), (), refusal), fleet.clock.now())
-    assert isinstance(fleet.ask(store, costs=tokens(10)), Short)
+    assert isinstance(fleet.ask(store, costs=tokens(10)), NotReady)
     fleet.clock.advance(5.5)
     fleet.take(store, costs=tokens(10))
 
@@ -444,14 +450,14 @@ def test_a_share_whose_loan_was_not_heard_of_comes_back(fleet: Fleet) -> None:
         answer = turn(*asked)
         if len(lost) < losses:
             lost.append(answer)
-            raise Lost("cut off")
+            raise ConnectionLost("cut off")
         return answer
 
     store._server.turn = cut  # type: ignore[method-assign, assignment]
     for losses, calls in ((1, 2), (2, 2)):
         lost.clear()
         answer = fleet.ask(store, costs=tokens(10))
-        assert isinstance(answer, Short) == (losses == 2)
+        assert isinstance(answer, NotReady) == (losses == 2)
         store.flush()
         assert len(lost) == losses
         assert fleet.level() == 600_000 - 2500 - 10 * calls

@@ -17,10 +17,10 @@ from tests.stores.redis_kit import TestServer, binary, free_port, serving
 from tests.stores.test_redis_processes import admitted, fleet
 
 from quotafleet import Demand, KeyPool, Lease, Limits, Organization, StoreError, Usage, WaitTimeout
-from quotafleet._core.ledger import LimitsFor
-from quotafleet._protocols import Store
+from quotafleet._core.quota.ledger import LimitsFor
+from quotafleet.protocols import Store
 from quotafleet.stores.redis import RedisStore
-from quotafleet.stores.redis._away import OnFailure
+from quotafleet.stores.redis._outage import OnFailure
 
 pytestmark = [pytest.mark.realtime, pytest.mark.usefixtures("engine")]
 

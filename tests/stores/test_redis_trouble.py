@@ -12,11 +12,11 @@ from tests.stores.redis_kit import TestServer, serving
 
 from quotafleet import ConfigError, Demand, KeyPool, Limits, Organization, StoreError, Usage
 from quotafleet._clock import SystemClock
-from quotafleet._core.account import Account
-from quotafleet._core.claims import Claim, Reservation, Settlement
-from quotafleet._keys import ApiKey, Secret
-from quotafleet._limits import Metric
-from quotafleet._outcome import Reading
+from quotafleet._core.quota.account import Account
+from quotafleet._core.quota.reservations import Claim, Reservation, Settlement
+from quotafleet.keys import ApiKey, Secret
+from quotafleet.limits import Metric
+from quotafleet.outcomes import Reading
 from quotafleet.stores import open_store
 from quotafleet.stores.redis import RedisStore
 

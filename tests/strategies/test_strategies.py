@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from quotafleet import ConfigError, Demand
-from quotafleet._protocols import C, Strategy
+from quotafleet.protocols import C, Strategy
 from quotafleet.strategies import STRATEGIES, HeadroomWeighted, LeastUsed, RoundRobin, strategy
 from quotafleet.testing.contracts import FakeOwner, StrategyContract
 

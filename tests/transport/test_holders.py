@@ -14,12 +14,12 @@ from tenacity import wait_fixed
 from tests.transport.odd_server import Seen, Send, events, odd_server, reply
 
 from quotafleet import Demand, KeyPool, Organization, RetryPolicy
-from quotafleet._core import effects
-from quotafleet._core.effects import Wait
-from quotafleet._core.flow import Reply
-from quotafleet._outcome import Kind, Outcome
-from quotafleet._transport.holders import KEPT, Holders
+from quotafleet._core.admission import effects
+from quotafleet._core.admission.effects import Wait
+from quotafleet._core.call.flow import AttemptResult
+from quotafleet._transport.object_owners import KEPT, ObjectOwners
 from quotafleet.openai import AsyncOpenAI, OpenAI
+from quotafleet.outcomes import Kind, Outcome
 from quotafleet.testing.clock import FakeClock
 
 NAMES = ("a", "b", "c")
@@ -104,15 +104,15 @@ def test_a_response_is_continued_by_its_owner(make: Make, streams: bool) -> None
                 earlier = ids[0]
             else:
                 earlier = client.responses.create(model="m", input="x").id
-            holder = server.seen[-1].key
-            owners.add(holder)
+            pinned_key = server.seen[-1].key
+            owners.add(pinned_key)
             for _ in range(4):
                 earlier = client.responses.create(
                     model="m", input="y", previous_response_id=earlier
                 ).id
-                assert server.seen[-1].key == holder
+                assert server.seen[-1].key == pinned_key
             client.responses.retrieve(earlier)
-            assert server.seen[-1].key == holder
+            assert server.seen[-1].key == pinned_key
     assert len(owners) == 3  # what refers to nothing goes round
 
 
@@ -130,9 +130,9 @@ def test_all_clients_of_a_pool_know_of_it(make: Make) -> None:
 
         for _ in range(3):
             file = client.files.create(file=b"{}", purpose="batch")
-            holder = server.seen[-1].key
+            pinned_key = server.seen[-1].key
             asyncio.run(later(file.id))
-            assert {seen.key for seen in server.seen[-5:]} == {holder}
+            assert {seen.key for seen in server.seen[-5:]} == {pinned_key}
 
 
 def test_a_model_that_was_looked_up_is_nobodys(make: Make) -> None:
@@ -175,10 +175,10 @@ def test_an_owner_that_is_gone_is_not_replaced(make: Make) -> None:
         server.answer = objects = Objects()
         client = make(pool_of(server.base_url))
         earlier = client.responses.create(model="m", input="x").id
-        holder = server.seen[-1].key
+        pinned_key = server.seen[-1].key
 
         async def revoked(seen: Seen, send: Send) -> None:
-            if seen.key == holder:
+            if seen.key == pinned_key:
                 error = {"message": "no", "type": "x", "code": "invalid_api_key"}
                 await reply(send, json.dumps({"error": error}).encode(), status=401)
             else:
@@ -190,24 +190,26 @@ def test_an_owner_that_is_gone_is_not_replaced(make: Make) -> None:
         with pytest.raises(openai.RateLimitError, match="no key may serve"):
             client.responses.create(model="m", input="y", previous_response_id=earlier)
         client.responses.create(model="m", input="y")
-        assert server.seen[-1].key != holder
+        assert server.seen[-1].key != pinned_key
 
 
 def test_only_so_many_are_remembered() -> None:
-    holders = Holders()
+    object_owners = ObjectOwners()
     for number in range(KEPT + 1):
-        holders.note(b'{"id":"resp_%08d","x":1}' % number, "a#1")
-    assert holders.find(b"responses/resp_00000000", b"") is None
-    assert holders.find(b"responses/resp_00000001", b"") == "a#1"
-    assert holders.find(b"responses", b'{"previous_response_id": "resp_%08d"}' % KEPT) == "a#1"
-    assert holders.find(b"responses", b'{"input": "resp_00000002 is said in a text"}') is None
+        object_owners.note(b'{"id":"resp_%08d","x":1}' % number, "a#1")
+    assert object_owners.find(b"responses/resp_00000000", b"") is None
+    assert object_owners.find(b"responses/resp_00000001", b"") == "a#1"
+    assert (
+        object_owners.find(b"responses", b'{"previous_response_id": "resp_%08d"}' % KEPT) == "a#1"
+    )
+    assert object_owners.find(b"responses", b'{"input": "resp_00000002 is said in a text"}') is None
 
 
 def test_what_has_no_id_is_not_noted() -> None:
-    holders = Holders()
+    object_owners = ObjectOwners()
     for head in (b"", b"{}", b'{"id": 7}', b'{"id": null, "x": "y"}'):
-        holders.note(head, "a#1")
-    assert holders.find(b"models", b'{"id": "resp_00000001"}') is None
+        object_owners.note(head, "a#1")
+    assert object_owners.find(b"models", b'{"id": "resp_00000001"}') is None
 
 
 def test_a_fault_of_the_only_owner_that_can_serve_is_waited_out() -> None:
@@ -215,8 +217,8 @@ def test_a_fault_of_the_only_owner_that_can_serve_is_waited_out() -> None:
     owners = [Organization(name=n, keys=(f"sk-{n}-0123456789abcdef",)) for n in NAMES]
     policy = RetryPolicy(wait=wait_fixed(7), jitter=lambda delay: delay)
     pool = KeyPool(owners, retry=policy, clock=clock)
-    flow = pool.call_flow(pool.order(Demand(model="m"), holder="b#1"))
-    fault = Reply(outcome=Outcome(kind=Kind.SERVER_ERROR), response=None)
+    flow = pool.call_flow(pool.order(Demand(model="m"), pinned_key="b#1"))
+    fault = AttemptResult(outcome=Outcome(kind=Kind.SERVER_ERROR), response=None)
     told: tuple[float, object] | None = None
     while not isinstance(effect := pool.advance(flow, told, None), Wait):
         if isinstance(effect, effects.Send):

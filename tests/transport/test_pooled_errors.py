@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 from tenacity import stop_after_attempt, wait_none
-from tests.transport.odd_server import OddServer, Seen, reply, start
+from tests.transport.odd_server import OddServer, Seen, completion, reply, start
 from tests.transport.support import (
     ASK,
     PLENTY,
@@ -324,3 +324,41 @@ def test_plenty_is_plenty() -> None:
         for _ in range(8):
             client.chat.completions.create(**ASK)
         assert admitted(server) == {"a-1": 2, "a-2": 2, "b-1": 4}
+
+
+BALANCE = b'{"choices": null, "base_resp": {"status_code": 1008, "status_msg": "no balance"}}'
+
+
+def test_an_error_under_200_fails_over_and_parks_its_owner(odd: OddServer) -> None:
+    async def answer(seen: Seen, send: Any) -> None:
+        if seen.key == secret("broke"):
+            await reply(send, BALANCE)
+        else:
+            await completion(seen, send)
+
+    odd.answer = answer
+    organizations = [
+        Organization(name=name, keys=(secret(name),), base_url=odd.base_url, provider="generic")
+        for name in ("broke", "rich")
+    ]
+    with KeyPool(organizations, strategy="round-robin") as pool:
+        client = OpenAI(pool=pool)
+        for _ in range(4):
+            assert client.chat.completions.create(**ASK).choices[0].message.content == "yes"
+        assert [one.subject for one in pool.status().unavailable] == ["organization broke"]
+
+
+def test_an_error_under_200_that_no_owner_can_help_is_the_sdks_error(odd: OddServer) -> None:
+    async def answer(seen: Seen, send: Any) -> None:
+        await reply(send, BALANCE)
+
+    odd.answer = answer
+    organization = Organization(
+        name="broke", keys=(secret("broke"),), base_url=odd.base_url, provider="generic"
+    )
+    with (
+        KeyPool([organization], wait_timeout=0.2) as pool,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
+        OpenAI(pool=pool).chat.completions.create(**ASK)
+    assert caught.value.status_code == 429

@@ -258,14 +258,14 @@ def test_only_compression_that_usage_can_be_read_from_is_asked_for(odd: OddServe
 
 def test_hints_are_obeyed_and_not_sent(odd: OddServer) -> None:
     client = OpenAI(pool=pool_at(odd.base_url, "a"))
-    hints = {
+    call_headers = {
         "x-quotafleet-priority": "batch",
         "x-quotafleet-timeout": "1.5",
         "x-quotafleet-deadline-after": "60",
         "x-quotafleet-max-attempts": "2",
         "x-quotafleet-tenant": "acme",
     }
-    client.chat.completions.create(**ASK, extra_headers=hints)
+    client.chat.completions.create(**ASK, extra_headers=call_headers)
     assert not any(name.startswith("x-quotafleet") for name in odd.seen[0].headers)
 
 

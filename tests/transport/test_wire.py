@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from quotafleet._transport.wire import hand_over, put, readable
+from quotafleet._transport.httpx_compat import hand_over, put, readable
 
 HTTPX: Any = __import__("httpx2" if int(openai.__version__.split(".")[0]) > 2 else "httpx")
 

@@ -8,7 +8,7 @@ from litellm.anthropic_interface import messages as own
 
 from quotafleet.pool import KeyPool
 
-from .._calls import Call, run
+from .._calls import FunctionCall, run
 from ..functions import anthropic_messages as acreate
 
 __all__ = ["acreate", "create"]
@@ -28,4 +28,4 @@ def create(
     a stream of it is asynchronous all the same.
     """
     payload = {"model": model, "messages": messages, "max_tokens": max_tokens}
-    return run(Call(own.create, "chat", payload, pool, kwargs))
+    return run(FunctionCall(own.create, "chat", payload, pool, kwargs))

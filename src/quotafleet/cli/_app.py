@@ -7,6 +7,7 @@ import typer
 from .batch import batch
 from .check import check
 from .demo import demo
+from .explain import explain_command
 from .mock import mock
 from .revive import revive
 from .simulate import simulate
@@ -21,3 +22,4 @@ app = typer.Typer(
 )
 for command in (batch, check, status, revive, simulate, mock, demo):
     app.command()(command)
+app.command(name="explain")(explain_command)

@@ -29,7 +29,7 @@ from ..testing import MockFleet, MockSettings, ServerProcess, serve_process
 from ._console import duration, number, plural
 from ._engine import WINDOW, Tally
 from ._lines import survey
-from ._output import Output
+from ._output import BatchOutput
 from ._session import Session
 
 MODEL: Final = "gpt-4o-mini"
@@ -41,7 +41,7 @@ LATENCY: Final = MockSettings(ttft_s=0.2, jitter=0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class DemoOwner:
     """An organization of the demo: its keys, and what it allows in a minute."""
 
     name: str
@@ -64,16 +64,16 @@ class Owner:
         }
 
 
-ACME: Final = Owner(name="acme", keys=2, rpm=240, tpm=200_000)
+ACME: Final = DemoOwner(name="acme", keys=2, rpm=240, tpm=200_000)
 OWNERS: Final = (
     ACME,
-    Owner(name="birch", rpm=120, tpm=60_000),
-    Owner(name="cedar", rpm=500, tpm=60 * TOKENS),  # its tokens run out first
+    DemoOwner(name="birch", rpm=120, tpm=60_000),
+    DemoOwner(name="cedar", rpm=500, tpm=60 * TOKENS),  # its tokens run out first
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class DemoOutcome:
     """How one run ended.
 
     Args:
@@ -87,7 +87,7 @@ class Outcome:
         by_owner: answers by owner.
     """
 
-    owners: tuple[Owner, ...]
+    owners: tuple[DemoOwner, ...]
     requests: int
     answered: int
     failed: int
@@ -111,7 +111,7 @@ class Outcome:
         return self.answered / (per_minute * (1 + self.seconds / 60))
 
 
-def show(console: Console, requests: int) -> tuple[Outcome, Outcome]:
+def show(console: Console, requests: int) -> tuple[DemoOutcome, DemoOutcome]:
     """Run the fleet and the one key, and draw what came of it."""
     with (
         TemporaryDirectory(prefix="quotafleet-demo-") as folder,
@@ -160,14 +160,14 @@ def _run(
     server: ServerProcess,
     source: Path,
     organizations: Sequence[dict[str, object]],
-    owners: tuple[Owner, ...],
+    owners: tuple[DemoOwner, ...],
     *,
     seconds: float | None = None,
-) -> Outcome:
+) -> DemoOutcome:
     target = source.with_name("fleet.jsonl" if seconds is None else "one.jsonl")
     with (
         KeyPool(**load({"organizations": list(organizations)})) as pool,
-        Output(target) as output,
+        BatchOutput(target) as output,
     ):
         plan = survey(source, output.done, _never)
         tally = Tally(total=plan.valid)
@@ -182,7 +182,7 @@ def _run(
         for key in pool.status().keys:
             by_owner[key.owner] = by_owner.get(key.owner, 0) + key.answered
     lines = [json.loads(line)["custom_id"] for line in target.read_text("utf-8").splitlines()]
-    return Outcome(
+    return DemoOutcome(
         owners=owners,
         requests=plan.valid,
         answered=tally.answered,
@@ -211,7 +211,7 @@ def _introduce(console: Console, base_url: str, requests: int) -> None:
     )
 
 
-def _by_owner(fleet: Outcome) -> Table:
+def _by_owner(fleet: DemoOutcome) -> Table:
     table = Table(title="the fleet, by owner", title_justify="left", title_style="bold")
     table.add_column("organization")
     for name in ("keys", "rpm", "tpm", "allowed", "answered", "share"):
@@ -231,7 +231,7 @@ def _by_owner(fleet: Outcome) -> Table:
     return table
 
 
-def _compared(fleet: Outcome, one: Outcome) -> Table:
+def _compared(fleet: DemoOutcome, one: DemoOutcome) -> Table:
     table = Table(title="the same batch", title_justify="left", title_style="bold")
     table.add_column("")
     table.add_column(_named(fleet), justify="right", style="bold")
@@ -252,15 +252,15 @@ def _compared(fleet: Outcome, one: Outcome) -> Table:
     return table
 
 
-def _named(run: Outcome) -> str:
+def _named(run: DemoOutcome) -> str:
     return f"{sum(owner.keys for owner in run.owners)} keys, {len(run.owners)} organizations"
 
 
-def _left(run: Outcome) -> int:
+def _left(run: DemoOutcome) -> int:
     return run.requests - run.answered - run.failed
 
 
-def _conclude(console: Console, fleet: Outcome, one: Outcome) -> None:
+def _conclude(console: Console, fleet: DemoOutcome, one: DemoOutcome) -> None:
     times = fleet.answered / max(1, one.answered)
     console.print(
         Text(

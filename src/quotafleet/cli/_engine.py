@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ._lines import Request
-from ._output import Answer, Failure, Output
+from ._lines import BatchRequest
+from ._output import BatchAnswer, BatchOutput, Failure
 
 #: Makes one request to the end, retries and all. It doesn't raise.
-Sender = Callable[[Request], Awaitable[Answer | Failure]]
+Sender = Callable[[BatchRequest], Awaitable[BatchAnswer | Failure]]
 
 #: Requests under way at a time. Most of them wait for headroom; enough are left in flight for
 #: 128 requests per second of 2 s each.
@@ -57,20 +57,20 @@ class Tally:
         """Lines without a result."""
         return self.total - self.done
 
-    def count(self, result: Answer | Failure) -> None:
+    def count(self, result: BatchAnswer | Failure) -> None:
         """Count the result of a line."""
         if result.ok:
             self.answered += 1
             return
         self.failed += 1
-        code = str(result.status_code) if isinstance(result, Answer) else result.code
+        code = str(result.status_code) if isinstance(result, BatchAnswer) else result.code
         self.codes[code] = self.codes.get(code, 0) + 1
 
 
 async def run(
-    requests: Iterator[Request],
+    requests: Iterator[BatchRequest],
     send: Sender,
-    output: Output,
+    output: BatchOutput,
     tally: Tally,
     *,
     window: int = WINDOW,

@@ -10,19 +10,19 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any, Final
 
-from .._core.effects import Grant
-from .._core.flow import Reply
+from .._core.admission.effects import Grant
+from .._core.call.flow import AttemptResult
 from .._lease import Lease
-from .._outcome import OK
-from .._owners import Organization, Owners
-from .._protocols import Plan
-from .._usage import Demand, Usage
 from ..config import PoolArguments
 from ..errors import CannotServe
+from ..outcomes import OK
+from ..owners import Organization, Owners
 from ..pool import KeyPool
+from ..protocols import Plan
 from ..simulate import Process, Simulation
 from ..testing import Exchange, MockCall, MockFleet, MockProvider, MockSettings, RequestSize
 from ..testing.clock import FakeClock
+from ..usage import Demand, Usage
 from ._traffic import Arrival
 from ._world import ENFORCED, fleet_of, secret_of
 
@@ -207,7 +207,7 @@ class _Passing:
         self.sent_at = 0.0
         self.waits = True
 
-    def send(self, grant: Grant) -> tuple[float, Reply[object]]:
+    def send(self, grant: Grant) -> tuple[float, AttemptResult[object]]:
         run, arrival = self.run, self.arrival
         lease = run.pool.leased(grant)
         self.sent_at = run.simulation.now()
@@ -217,12 +217,14 @@ class _Passing:
         headers = dict(exchange.headers())
         observation = rules.observe(exchange.status, headers)
         if exchange.ok:
-            reply: Reply[object] = Reply(outcome=OK, response=exchange, observation=observation)
+            reply: AttemptResult[object] = AttemptResult(
+                outcome=OK, response=exchange, observation=observation
+            )
             return exchange.latency_s, reply
         outcome = rules.read(exchange.status, headers, exchange.body().data)
-        return 0.0, Reply(outcome=outcome, response=exchange, observation=observation)
+        return 0.0, AttemptResult(outcome=outcome, response=exchange, observation=observation)
 
-    def done(self, result: tuple[Grant, Reply[Any]]) -> None:
+    def done(self, result: tuple[Grant, AttemptResult[Any]]) -> None:
         run, told, (grant, reply) = self.run, self.run.told, result
         told.seconds = run.simulation.now() - run.began_at
         if not reply.outcome.ok:

@@ -28,7 +28,7 @@ class LineError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class BatchRequest:
     """One line to be sent: `url` is below ``/v1``, such as ``/chat/completions``."""
 
     line: int
@@ -37,7 +37,7 @@ class Request:
     body: dict[str, object]
 
 
-def parse(raw: bytes, line: int) -> Request:
+def parse(raw: bytes, line: int) -> BatchRequest:
     """Return the request of a line.
 
     Raises:
@@ -62,7 +62,7 @@ def parse(raw: bytes, line: int) -> Request:
         raise LineError("has no body: a JSON object")
     if body.get("stream"):
         raise LineError('has "stream": true: a batch has nobody to stream to')
-    return Request(line=line, custom_id=custom_id, url=url.removeprefix("/v1"), body=body)
+    return BatchRequest(line=line, custom_id=custom_id, url=url.removeprefix("/v1"), body=body)
 
 
 def read(source: Path) -> Iterator[tuple[int, bytes]]:
@@ -125,7 +125,7 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BatchPlan:
     """What is in an input file.
 
     Args:
@@ -145,7 +145,7 @@ class Plan:
     broken: int
     skipped: frozenset[int]
 
-    def requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[BatchRequest]:
         """Yield the requests that are still to be sent."""
         for number, raw in read(self.source):
             try:
@@ -156,7 +156,7 @@ class Plan:
                 yield request
 
 
-def survey(source: Path, done: Digests, report: Report) -> Plan:
+def survey(source: Path, done: Digests, report: Report) -> BatchPlan:
     """Read a file through, and report each line that can't be sent.
 
     Args:
@@ -182,7 +182,7 @@ def survey(source: Path, done: Digests, report: Report) -> Plan:
         else:
             again[request.custom_id] = number
     skipped = _twins(source, again, report) if again else frozenset()
-    return Plan(
+    return BatchPlan(
         source=source,
         done=done,
         valid=valid - len(skipped),

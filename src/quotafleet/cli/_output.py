@@ -31,7 +31,7 @@ _HEAD: Final = b'{"id": "batch_req_'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class BatchAnswer:
     """What the provider answered, whether or not it was a success."""
 
     status_code: int
@@ -60,7 +60,7 @@ class Failure:
     ok: bool = False
 
 
-class Output:
+class BatchOutput:
     """A batch's output file, held by this process alone.
 
     Args:
@@ -88,7 +88,7 @@ class Output:
             os.close(self._fd)
             raise
 
-    def __enter__(self) -> Output:
+    def __enter__(self) -> BatchOutput:
         return self
 
     def __exit__(
@@ -106,7 +106,7 @@ class Output:
         finally:
             os.close(self._fd)
 
-    def write(self, custom_id: str, result: Answer | Failure) -> None:
+    def write(self, custom_id: str, result: BatchAnswer | Failure) -> None:
         """Append the line of a request, at once.
 
         Raises:
@@ -214,9 +214,9 @@ def _last_line(fd: int, size: int) -> int:
     return 0
 
 
-def _line(custom_id: str, result: Answer | Failure) -> bytes:
+def _line(custom_id: str, result: BatchAnswer | Failure) -> bytes:
     response = error = None
-    if isinstance(result, Answer):
+    if isinstance(result, BatchAnswer):
         response = {
             "status_code": result.status_code,
             "request_id": result.request_id,

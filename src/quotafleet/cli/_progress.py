@@ -40,7 +40,7 @@ class Headroom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class ProgressView:
     """What is shown: one instant of a batch."""
 
     done: int
@@ -55,7 +55,7 @@ class View:
     hidden: int
 
 
-class Meter:
+class ProgressMeter:
     """Makes views of a batch; remembers enough to know the rate."""
 
     def __init__(self, pool: KeyPool, tally: Tally) -> None:
@@ -63,12 +63,12 @@ class Meter:
         self._tally = tally
         self._samples: deque[tuple[float, int]] = deque([(pool.clock.now(), tally.done)])
 
-    def view(self) -> View:
+    def view(self) -> ProgressView:
         """Return the state of affairs."""
         tally, status = self._tally, self._pool.status()
         rate = self._rate()
         headroom = sorted(headroom_of(status), key=lambda one: one.share)
-        return View(
+        return ProgressView(
             done=tally.done,
             total=tally.total,
             per_minute=60 * rate,
@@ -112,7 +112,7 @@ def _headrooms(scope: ScopeStatus) -> list[Headroom]:
     ]
 
 
-async def watch(meter: Meter, console: Console) -> None:
+async def watch(meter: ProgressMeter, console: Console) -> None:
     """Show a batch until cancelled; a last time then."""
     if console.is_terminal:
         await _watch_live(meter, console)
@@ -122,7 +122,7 @@ async def watch(meter: Meter, console: Console) -> None:
         console.print(plain(meter.view()), soft_wrap=True, markup=False)
 
 
-async def _watch_live(meter: Meter, console: Console) -> None:
+async def _watch_live(meter: ProgressMeter, console: Console) -> None:
     with Live(console=console, auto_refresh=False, transient=False) as live:
         try:
             while True:
@@ -132,7 +132,7 @@ async def _watch_live(meter: Meter, console: Console) -> None:
             live.update(drawn(meter.view()), refresh=True)
 
 
-def plain(view: View) -> str:
+def plain(view: ProgressView) -> str:
     """Return a view as one line of text."""
     parts = [
         f"{view.done:,}/{view.total:,} ({_percent(view)} %)",
@@ -151,7 +151,7 @@ def plain(view: View) -> str:
     return " | ".join(parts)
 
 
-def drawn(view: View) -> RenderableType:
+def drawn(view: ProgressView) -> RenderableType:
     """Return a view as a bar, a line of counts, and a bar for each owner's headroom."""
     head = Table.grid(padding=(0, 2))
     head.add_row(
@@ -179,9 +179,9 @@ def drawn(view: View) -> RenderableType:
     return Group(head, counts, owners, *more)
 
 
-def _percent(view: View) -> str:
+def _percent(view: ProgressView) -> str:
     return f"{100 * view.done / view.total:.0f}" if view.total else "100"
 
 
-def _eta(view: View) -> str:
+def _eta(view: ProgressView) -> str:
     return "?" if view.eta is None else duration(view.eta)

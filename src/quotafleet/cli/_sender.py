@@ -13,8 +13,8 @@ from ..errors import CannotServe
 from ..openai import AsyncOpenAI
 from ..pool import KeyPool
 from ._engine import Sender
-from ._lines import Request
-from ._output import Answer, Failure
+from ._lines import BatchRequest
+from ._output import BatchAnswer, Failure
 
 #: Whatever else uses the same quota goes first.
 _HEADERS: Final = {"x-quotafleet-priority": "batch"}
@@ -25,7 +25,7 @@ async def sender(pool: KeyPool) -> AsyncIterator[Sender]:
     """Give a function that makes one request with a pool's keys, and doesn't raise."""
     async with AsyncOpenAI(pool=pool, default_headers=_HEADERS) as client:
 
-        async def send(request: Request) -> Answer | Failure:
+        async def send(request: BatchRequest) -> BatchAnswer | Failure:
             try:
                 # Cast to the raw answer: it goes to the output as it came, known to the SDK or not.
                 content = await client.post(
@@ -46,13 +46,13 @@ async def sender(pool: KeyPool) -> AsyncIterator[Sender]:
         yield send
 
 
-def _answer(status_code: int, request_id: str | None, text: str) -> Answer:
+def _answer(status_code: int, request_id: str | None, text: str) -> BatchAnswer:
     body: object
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):  # audio, a proxy's page
         body = text
-    return Answer(status_code=status_code, request_id=request_id or "", body=body)
+    return BatchAnswer(status_code=status_code, request_id=request_id or "", body=body)
 
 
 def _unserved(pool: KeyPool, refusal: CannotServe) -> Failure:

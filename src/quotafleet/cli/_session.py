@@ -12,9 +12,9 @@ from rich.console import Console
 
 from ..pool import KeyPool
 from ._engine import GRACE, Tally, run
-from ._lines import Request
-from ._output import Output
-from ._progress import Meter, watch
+from ._lines import BatchRequest
+from ._output import BatchOutput
+from ._progress import ProgressMeter, watch
 from ._sender import sender
 
 
@@ -32,13 +32,13 @@ class Session:
     """
 
     pool: KeyPool
-    output: Output
+    output: BatchOutput
     tally: Tally
     window: int
     console: Console | None = None
     seconds: float | None = None
 
-    async def send(self, requests: Iterator[Request]) -> int:
+    async def send(self, requests: Iterator[BatchRequest]) -> int:
         """Send them; return the number of the signal that ended it, 0 if none did.
 
         Raises:
@@ -69,7 +69,7 @@ class Session:
 
     async def _watch(self) -> None:
         if self.console is not None:
-            await watch(Meter(self.pool, self.tally), self.console)
+            await watch(ProgressMeter(self.pool, self.tally), self.console)
 
 
 @contextmanager

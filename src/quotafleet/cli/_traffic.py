@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
 
-from .._core.queue import PATIENCE
+from .._core.admission.wait_queue import PATIENCE, Priority
 from ..errors import ConfigError
 
 #: Standard deviation of a drawn size's logarithm: nine of ten lie between 0.44 and 2.3 times the
@@ -24,7 +24,7 @@ class Arrival(NamedTuple):
     model: str
     input_tokens: int = 500
     output_tokens: int = 200
-    priority: str = "normal"
+    priority: Priority = "normal"
     tenant: str | None = None
 
 

@@ -12,10 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from .._limits import Limit, Limits
-from .._owners import Organization, Owners
 from ..config import PoolArguments, load
 from ..errors import ConfigError
+from ..limits import Limit, Limits
+from ..owners import Organization, Owners
 from ..testing import MockFleet, MockKey, MockModelLimits, MockOrganization, MockProject, ModelSpec
 from ..testing.mock.catalog import STANDARD_MODELS
 

@@ -28,8 +28,8 @@ from ._console import (
     say,
 )
 from ._engine import WINDOW, Tally
-from ._lines import Plan, survey
-from ._output import Output
+from ._lines import BatchPlan, survey
+from ._output import BatchOutput
 
 #: Seconds that one line may wait for headroom: the window of OpenAI's own batches.
 WAIT_FOR: Final = 86_400.0
@@ -100,7 +100,7 @@ def _batch(
 
     with (
         KeyPool(**pool_arguments) as pool,
-        Output(target, retry_failed=not keep_failed) as output,
+        BatchOutput(target, retry_failed=not keep_failed) as output,
     ):
         plan = survey(source, output.done, _report)
         tally = Tally(total=plan.valid, before=plan.before, broken=plan.broken)
@@ -133,7 +133,7 @@ def _report(number: int, reason: str) -> None:
     say("error", "bold red", f"line {number} {reason}")
 
 
-def _open(plan: Plan, output: Output) -> None:
+def _open(plan: BatchPlan, output: BatchOutput) -> None:
     console = err()
     if output.torn:
         console.print(Text(f"took off a torn last line ({plural(output.torn, 'byte')})"))

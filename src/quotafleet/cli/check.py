@@ -11,12 +11,12 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from .._keys import ApiKey, origin
-from .._limits import Limits
-from .._owners import ModelLimits, Organization, Project
 from ..config import json_schema
+from ..keys import ApiKey, origin
+from ..limits import Limits
+from ..owners import ModelLimits, Organization, Project
 from ..pool import KeyPool
-from ..providers import provider
+from ..protocols import Provider
 from ._console import arguments, errors_told, number, out, plural, say
 
 
@@ -41,7 +41,7 @@ def check(
             keys = pool.keys
         organizations = found["organizations"]
         for organization in organizations:
-            out().print(_drawn(organization))
+            out().print(_drawn(organization, found["providers"]))
         facts = [
             f"{source} is right",
             f"{plural(len(keys), 'key')} of {plural(len(organizations), 'organization')}",
@@ -52,11 +52,10 @@ def check(
             say("warning", "bold yellow", warning)
 
 
-def _drawn(organization: Organization) -> Tree:
-    url = organization.base_url or provider(organization.provider).base_url
-    tree = Tree(
-        Text.assemble((organization.name, "bold"), f"  {organization.provider}  ", (url, "dim"))
-    )
+def _drawn(organization: Organization, providers: Mapping[str, Provider]) -> Tree:
+    name = organization.provider_name
+    url = organization.base_url or providers[name].base_url
+    tree = Tree(Text.assemble((organization.name, "bold"), f"  {name}  ", (url, "dim")))
     if organization.only_models:
         tree.add(Text(f"only models {', '.join(organization.only_models)}"))
     _add_limits(tree, organization.limits, organization.models)
@@ -104,7 +103,7 @@ def _warnings(organizations: Iterable[Organization]) -> Iterable[str]:
         if one.base_url and _is_open(one.base_url):
             yield f"{name} sends its keys unencrypted: {one.base_url} is not https"
         if one.organization_id is not None:
-            twin = ids.setdefault((one.provider, one.organization_id), one.name)
+            twin = ids.setdefault((one.provider_name, one.organization_id), one.name)
             if twin != one.name:
                 yield f"{name} has the id of {twin!r}: they share one quota, put them under one"
 

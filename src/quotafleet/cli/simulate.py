@@ -15,8 +15,8 @@ from ..errors import ConfigError
 from ._console import SOME_FAILED, duration, errors_told, out, say
 
 if TYPE_CHECKING:
-    from .._owners import Organization
     from ..config import PoolArguments
+    from ..owners import Organization
     from ..testing import MockSettings
     from ._forecast import Forecast
     from ._traffic import Arrival

@@ -25,12 +25,14 @@ from typing import Final, NotRequired, TypedDict
 from pydantic import ValidationError
 from tenacity import stop_after_attempt, wait_exponential
 
-from .._core.retry import RetryPolicy
-from .._keys import Secret
-from .._owners import ModelLimits, Organization, Project
-from .._protocols import Store
+from .._core.call.retry import RetryPolicy
 from ..errors import ConfigError
+from ..keys import Secret
+from ..owners import ModelLimits, Organization, Project
+from ..protocols import Provider, Store
+from ..providers import PROVIDERS, provider
 from ..stores import open_store
+from ..tokens import token_counter
 from ._references import ReadableSecretWarning, resolve
 from ._schema import (
     ConfigTable,
@@ -60,6 +62,7 @@ class PoolArguments(TypedDict):
     """Arguments of `KeyPool`, as a configuration gives them; the pool has defaults for the rest."""
 
     organizations: list[Organization]
+    providers: dict[str, Provider]
     strategy: str
     retry: RetryPolicy
     wait_timeout: NotRequired[float]
@@ -81,8 +84,10 @@ def load(config: Mapping[str, object] | Path) -> PoolArguments:
     except ValidationError as error:
         # Not `from`: pydantic's own message shows the values, and so perhaps a secret.
         raise refusal(error, source) from None
+    providers = _providers(table, source)
     arguments = PoolArguments(
         organizations=_Reader(file, source).organizations(table),
+        providers=providers,
         strategy=table.strategy,
         retry=_policy(table.retry),
     )
@@ -253,6 +258,29 @@ class _Reader:
                 source=self._source,
             )
         return secret
+
+
+def _providers(table: ConfigTable, source: str | None) -> dict[str, Provider]:
+    """Return every provider that the organizations or ``[providers]`` name."""
+    made: dict[str, Provider] = {}
+    for name, given in table.providers.items():
+        with _located(f"providers.{name}", source):
+            settings = given.settings()
+            if given.count_tokens is not None:
+                settings["count_tokens"] = token_counter(given.count_tokens)
+            if (given.type or name) in PROVIDERS:
+                settings["name"] = name
+            made[name] = provider(given.type or name, **settings)
+            if made[name].name != name:
+                raise ConfigError(
+                    f"the provider names itself {made[name].name!r}",
+                    cure=f"Write [providers.{made[name].name}]",
+                )
+    for index, one in enumerate(table.organizations):
+        if one.provider not in made:
+            with _located(f"organizations[{index}].provider", source):
+                made[one.provider] = provider(one.provider)
+    return made
 
 
 def _models(tables: Mapping[str, ModelTable]) -> dict[str, ModelLimits]:

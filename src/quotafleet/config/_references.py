@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from .._keys import Secret
 from ..errors import ConfigError
+from ..keys import Secret
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -27,10 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from .._keys import origin
-from .._limits import RULES, Limit, Limits, Metric
 from ..errors import ConfigError
-from ..providers import provider
+from ..keys import origin
+from ..limits import RULES, Limit, Limits, Metric
 from ..strategies import strategy
 
 #: Where the schema is found by editors: the file that is shipped inside the package.
@@ -91,11 +90,6 @@ def _name(value: str) -> str:
 
 def _strategy(value: str) -> str:
     strategy(value, Random())  # noqa: S311 - it is thrown away
-    return value
-
-
-def _provider(value: str) -> str:
-    provider(value)
     return value
 
 
@@ -216,8 +210,10 @@ class OrganizationTable(Table):
     """Who owns a quota, and the keys that draw on it together."""
 
     name: Name = Field(description="Unique in the file.")
-    provider: Annotated[str, AfterValidator(_provider)] = Field(
-        default="openai", description="Whose rules apply; generic for what is compatible."
+    provider: str = Field(
+        default="openai",
+        description="Whose rules apply: openai, azure, generic for what is compatible, or a name "
+        "of [providers].",
     )
     base_url: Annotated[str, AfterValidator(_base_url)] = Field(
         default="", description="Where its requests go; the provider's own when left out."
@@ -231,6 +227,44 @@ class OrganizationTable(Table):
     projects: list[ProjectTable] = Field(default=[], description="Projects with their own keys.")
     only_models: list[str] = Field(default=[], description="Models it may use; empty: all.")
     organization_id: str | None = Field(default=None, description="Sent as OpenAI-Organization.")
+
+
+class ProviderTable(BaseModel):
+    """Settings of a provider's rules; a provider of one's own may have further ones."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    type: str = Field(
+        default="",
+        description="openai, azure, generic, an entry point's name, or package.module:Class; the "
+        "table's own name when left out.",
+    )
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        default="", description="Where requests go when an organization names no other place."
+    )
+    reserve: Literal["auto", "max_tokens"] | None = Field(
+        default=None,
+        description="What a request reserves: what the provider was measured to charge, or at "
+        "least max_tokens.",
+    )
+    count_tokens: str | None = Field(
+        default=None,
+        description="bytes4, cautious, tiktoken, an entry point's name, or module:function.",
+    )
+    families: dict[str, str] | None = Field(
+        default=None, description="Model -> the name of the bucket that it shares."
+    )
+    long_context: dict[str, int] | None = Field(
+        default=None, description="Model -> the most input tokens under its usual limits."
+    )
+
+    def settings(self) -> dict[str, object]:
+        """Return what is given, but for the type."""
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if name != "type" and value not in (None, "")
+        }
 
 
 class WaitTable(Table):
@@ -305,6 +339,9 @@ class ConfigTable(Table):
     )
     wait: WaitTable = Field(default=WaitTable(), description="Waiting for headroom.")
     retry: RetryTable = Field(default=RetryTable(), description="Attempts and their delays.")
+    providers: dict[str, ProviderTable] = Field(
+        default={}, description="Providers' settings, by the name that organizations use."
+    )
     organizations: list[OrganizationTable] = Field(default=[], description="The fleet.")
 
 

@@ -95,32 +95,33 @@ def until(text: str, date: str) -> float | None:
         return found
     value = number(text)
     if value is None:
-        return _after(instant(text), date)
+        return after(instant(text), date)
     if value < _EPOCH_SECONDS:
         return _sane(value)
-    return _after(value / 1000 if value >= _EPOCH_MILLISECONDS else value, date)
+    return after(value / 1000 if value >= _EPOCH_MILLISECONDS else value, date)
 
 
 def retry_after(headers: Mapping[str, str], status: int) -> float | None:
     """Return the seconds before which a retry is useless, as the headers tell.
 
-    ``retry-after-ms``, then ``retry-after`` as a number, then as an HTTP date (RFC 9110, 10.2.3).
-    Only errors are believed: Anthropic sent it with 36 recorded 200 answers (2025-11 to 2025-12).
+    The larger of ``retry-after-ms`` and ``retry-after``: both are minimums, and Azure sends 0 ms
+    beside 1 s (recorded 2026-08). The latter is a number or an HTTP date (RFC 9110, 10.2.3). Only
+    errors are believed: Anthropic sent it with 36 recorded 200 answers (2025-11 to 2025-12).
     """
     if status < 400:
         return None
     milliseconds = number(headers.get("retry-after-ms", ""))
-    found = _sane(milliseconds / 1000) if milliseconds is not None else None
-    if found is not None:
-        return found
     text = headers.get("retry-after", "")
     seconds = number(text)
-    if seconds is not None:
-        return _sane(seconds)
-    return _after(instant(text), headers.get("date", ""))
+    waits = (
+        _sane(milliseconds / 1000) if milliseconds is not None else None,
+        after(instant(text), headers.get("date", "")) if seconds is None else _sane(seconds),
+    )
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
-def _after(moment: float | None, date: str) -> float | None:
+def after(moment: float | None, date: str) -> float | None:
+    """Return the seconds from the answer's ``Date`` header to a Unix time; ``None``: not known."""
     reference = instant(date)
     if moment is None or reference is None:
         return None

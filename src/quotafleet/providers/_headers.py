@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
-from .._limits import DAY, MINUTE, MONTH, Metric
-from .._outcome import Reading
+from ..limits import DAY, MINUTE, MONTH, Metric
+from ..outcomes import Reading
 from ._durations import number
 
 #: Seconds. The periods that were seen.

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .._limits import Metric
-from .._outcome import Reading
+from ..limits import Metric
+from ..outcomes import Reading
 from ._durations import LONGEST
 from ._headers import Fields, amount, bucket, sane
 

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .._keys import ApiKey
-from .._protocols import Plan
+from ..keys import ApiKey
+from ..outcomes import Observation, Outcome
+from ..protocols import Plan
+from . import _errors, _limit_headers
+from .generic import RULES
 from .openai import OpenAI
 
 __all__ = ["AzureOpenAI"]
@@ -44,3 +47,15 @@ class AzureOpenAI(OpenAI):
             "openai-organization": None,
             "openai-project": None,
         }
+
+    def observe(self, status: int, headers: Mapping[str, str]) -> Observation:
+        """Read what an answer's headers say; Azure names the period in a header of its own."""
+        return _limit_headers.observe(headers)
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+        """Read what an answer meant: Azure has codes of its own, and serves others' models."""
+        return _errors.answer(status, headers, body, RULES, counts_refused=True)
+
+    def read_event(self, data: bytes) -> Outcome | None:
+        """Read an event of a stream; ``None``: no error."""
+        return _errors.event(data, RULES)

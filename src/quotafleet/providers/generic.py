@@ -9,89 +9,115 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from .._keys import ApiKey
-from .._limits import MINUTE, MONTH, Metric
-from .._outcome import OK, Kind, Observation, Outcome, Reading
-from .._protocols import Plan, TokenCounter
-from .._usage import Usage
+from ..keys import ApiKey
+from ..outcomes import Kind, Observation, Outcome
+from ..protocols import Plan, TokenCounter
 from ..tokens import bytes4
-from . import _durations, _errors, _ratelimit_fields
+from ..usage import Usage
+from . import _dialects, _errors, _limit_headers
 from ._errors import Rule
-from ._headers import Fields, bucket, sane
 from .openai import _estimate, _usage
+from .openai import _taxonomy as openai
 from .openai._estimate import Reserve
-from .openai._taxonomy import RULES as OPENAI_RULES
-
-#: Suffix of ``x-ratelimit-{limit,remaining,reset}-`` -> what it counts, and the period that the
-#: name tells. The later ones are Mistral's.
-_GROUPS: Final = (
-    ("requests", Metric.REQUESTS, None),
-    ("tokens", Metric.TOKENS, None),
-    ("input-tokens", Metric.INPUT_TOKENS, None),
-    ("output-tokens", Metric.OUTPUT_TOKENS, None),
-    ("req-minute", Metric.REQUESTS, MINUTE),
-    ("tokens-minute", Metric.TOKENS, MINUTE),
-    ("tokens-month", Metric.TOKENS, MONTH),
-)
 
 
 def _text(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-#: What other providers say, before OpenAI's own rows.
-RULES: Final = (
-    # Gemini words its rate limits like OpenAI's empty purse.
+_UNPAID: Final = frozenset({400, 402, 403, 412, 429})
+
+#: Wordings that providers share. Each names a state of the account, the key, the model or the
+#: service in words that describe nothing else.
+WORDINGS: Final = (
     Rule(
-        kind=Kind.RATE_LIMITED,
-        scope="owner",
-        types=frozenset({"RESOURCE_EXHAUSTED"}),
-        model_only=True,
-    ),
-    Rule(
+        name="key refused",
         kind=Kind.KEY_INVALID,
         scope="key",
-        text=_text(r"API[ _]key (?:is )?(?:not valid|invalid)|invalid API[ _]key"),
+        text=_text(
+            r"\b(?:invalid|incorrect|wrong|missing|bad)\b.{0,40}"
+            r"\b(?:api[ _-]?key|authentication header|auth(?:entication)? credentials?"
+            r"|access token)"
+            r"|\bapi[ _-]?key\b.{0,40}\b(?:not valid|invalid|incorrect|expired|revoked|disabled)"
+            r"|security token .{0,40}\binvalid|authentication fails|no cookie auth credentials"
+        ),
         statuses=frozenset({400, 401, 403}),
     ),
     Rule(
+        name="no credit",
         kind=Kind.QUOTA_EXHAUSTED,
         scope="organization",
-        text=_text(r"insufficient (?:balance|credits|funds)|credit balance is too low"),
-        statuses=frozenset({400, 402, 403, 429}),
+        text=_text(
+            r"insufficient[ _](?:account[ _])?(?:balance|credits?|funds|quota)"
+            r"|\bbalance is (?:too low|insufficient)|\b(?:out of|no) credits?\b|payment required"
+            r"|\b(?:account|billing|organization)\b.{0,80}"
+            r"\b(?:suspended|not active|inactive|restricted|overdue|in arrears)\b"
+            r"|\b(?:spend(?:ing)?|budget|billing) (?:limit|cap)\b.{0,40}"
+            r"\b(?:reached|exceeded|exhausted|hit)\b"
+            r"|\b(?:reached|exceeded|used)\b.{0,60}"
+            r"\b(?:spend(?:ing)?|monthly|weekly|included|subscription)\b.{0,30}"
+            r"\b(?:limit|cap|credits?|quota|allocation)\b"
+            r"|\bquota (?:has been )?exhausted|(?:recharge|top up) (?:your|the)"
+            r"|余额不足|欠费|额度不足|额度已用|账户余额|充值"
+        ),
+        statuses=_UNPAID,
     ),
-    # Another's limit, behind the one that was asked (OpenRouter), or nobody's (Azure).
+    # Another's limit, behind the one that was asked, or nobody's.
     Rule(
+        name="no capacity",
         kind=Kind.OVERLOADED,
         scope="provider",
-        text=_text(r"rate-limited upstream|high demand|temporarily unable"),
-        statuses=frozenset({429, 503}),
+        text=_text(
+            r"rate-limited upstream|high demand|temporarily unable|\bat capacity\b"
+            r"|\b(?:server|service|model) (?:is )?(?:too )?busy\b|capacity (?:was )?exceeded"
+        ),
+        statuses=frozenset({429, 500, 502, 503, 529}),
         model_only=True,
     ),
     Rule(
-        kind=Kind.OVERLOADED,
-        scope="provider",
-        codes=frozenset({"no_capacity", "capacity_exceeded"}),
-        model_only=True,
+        name="input too long",
+        kind=Kind.TOO_LARGE,
+        text=_text(
+            r"context length|context window|\b(?:prompt|input|messages?) (?:is |are )?too long"
+            r"|too many (?:input |prompt )?tokens|exceeds? .{0,30}\bmax(?:imum)?\b.{0,30}\btokens"
+        ),
+        statuses=frozenset({400, 413, 422}),
     ),
     Rule(
+        name="flagged content",
+        kind=Kind.CONTENT,
+        text=_text(
+            r"\bcontent[ _](?:policy|filter|management)|\bwas flagged\b|flagged (?:by|as|for)\b"
+            r"|\bmoderation\b"
+        ),
+        statuses=frozenset({400, 403, 422}),
+    ),
+    Rule(
+        name="unknown model",
         kind=Kind.ACCESS_DENIED,
         scope="owner",
-        text=_text(r"\bmodel\b.{0,200}\bnot found"),
-        statuses=frozenset({404}),
+        text=_text(
+            r"\bmodel\b.{0,200}\b(?:not found|does not exist|was removed|decommissioned)"
+            r"|\bno such model|\bunknown model|\bfunction\b.{0,200}\bnot found for account"
+        ),
+        statuses=frozenset({404, 410}),
         model_only=True,
     ),
-    Rule(
-        kind=Kind.ACCESS_DENIED,
-        scope="owner",
-        codes=frozenset({"DeploymentNotFound"}),
-        model_only=True,
-    ),
-    Rule(kind=Kind.CONTENT, codes=frozenset({"content_filter"})),
-    *OPENAI_RULES,
+)
+_STATUSES: Final = tuple(
+    # Compatible endpoints use OpenAI's type for whatever is wrong, so it proves nothing.
+    replace(rule, certain=False) if rule.kind is Kind.BAD_REQUEST else rule
+    for rule in openai.STATUSES
+)
+#: What single providers' errors mean, then OpenAI's codes, then shared wordings, then the status.
+RULES: Final = (
+    *_dialects.ALL,
+    *(*openai.CODES, *openai.TYPES),
+    *(*WORDINGS, *openai.WORDINGS),
+    *_STATUSES,
 )
 
 
@@ -130,19 +156,12 @@ class Generic:
         }
 
     def observe(self, status: int, headers: Mapping[str, str]) -> Observation:
-        """Read ``x-ratelimit-*`` headers, and RateLimit fields where there are none."""
-        fields = Fields(headers)
-        found = (_reading(fields, headers, *group) for group in _GROUPS)
-        readings = tuple(reading for reading in found if reading is not None)
-        if not readings:
-            readings = tuple(_ratelimit_fields.readings(fields, headers))
-        return Observation(readings=readings, ignored=fields.ignored)
+        """Read the rate-limit headers of any provider that names what and how long it counts."""
+        return _limit_headers.observe(headers)
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Read what an answer meant."""
-        if 200 <= status < 300:
-            return OK
-        return _errors.outcome(_errors.fault(status, body), RULES, headers)
+        return _errors.answer(status, headers, body, RULES)
 
     def read_event(self, data: bytes) -> Outcome | None:
         """Read an event of a stream; ``None`` = no error."""
@@ -155,18 +174,3 @@ class Generic:
     def charge(self, plan: Plan, usage: Usage | None) -> Usage:
         """Return what was really used where it is known, else the estimate."""
         return _usage.charge(plan, usage, true_up=frozenset({plan.endpoint}))
-
-
-def _reading(
-    fields: Fields, headers: Mapping[str, str], suffix: str, metric: Metric, period: float | None
-) -> Reading | None:
-    limit = fields.count(f"x-ratelimit-limit-{suffix}")
-    remaining = fields.count(f"x-ratelimit-remaining-{suffix}")
-    if limit is None or remaining is None or not sane(fields, limit, remaining):
-        return None
-    # A bare number may be seconds or milliseconds (Azure sends both): it tells nothing.
-    reset = _durations.duration(headers.get(f"x-ratelimit-reset-{suffix}", ""))
-    found = bucket(metric, limit, remaining, reset)
-    if period is None:
-        return found
-    return Reading(metric=metric, limit=limit, level=found.level, period=period)

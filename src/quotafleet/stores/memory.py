@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from threading import Lock
 
-from .._core.account import Account
-from .._core.claims import Answer, Claim, Settlement
-from .._core.ledger import LIFETIME, Ledger, LimitsFor
-from .._keys import ApiKey
+from .._core.quota.account import Account
+from .._core.quota.ledger import LIFETIME, Ledger, LimitsFor
+from .._core.quota.reservations import Claim, ClaimAnswer, Settlement
+from ..keys import ApiKey
 
 
 class MemoryStore:
@@ -36,12 +36,12 @@ class MemoryStore:
         """How many reservations are open."""
         return self._ledger.open
 
-    def reserve(self, claim: Claim, now: float) -> Answer:
+    def reserve(self, claim: Claim, now: float) -> ClaimAnswer:
         """Reserve the claim's costs on its first account that fits, or say when one will."""
         with self._lock:
             return self._ledger.reserve(claim, now)
 
-    async def areserve(self, claim: Claim, now: float) -> Answer:
+    async def areserve(self, claim: Claim, now: float) -> ClaimAnswer:
         """Do as `reserve`; never suspends."""
         return self.reserve(claim, now)
 

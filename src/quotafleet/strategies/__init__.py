@@ -6,14 +6,12 @@ All of them yield lazily, so a call costs the same however many owners there are
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
-from importlib import import_module
-from importlib.metadata import entry_points
 from random import Random
 from typing import Final
 
-from .._protocols import Strategy
+from .._plugins import find
 from ..errors import ConfigError
+from ..protocols import Strategy
 from .headroom import HeadroomWeighted
 from .rotation import RoundRobin
 from .usage import LeastUsed
@@ -40,25 +38,9 @@ def strategy(name: str, random: Random) -> Strategy:
     """
     if name in STRATEGIES:
         return STRATEGIES[name](random)
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == name:
-            return _made(name, point.load)
-    module, colon, attribute = name.partition(":")
-    if colon:
-        return _made(name, lambda: getattr(import_module(module), attribute))
-    near = get_close_matches(name, STRATEGIES, n=1)
-    meant = f"Did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(
-        f"unknown strategy {name!r}",
-        cure=f"{meant}Known: {', '.join(STRATEGIES)}, an entry point of {ENTRY_POINTS}, "
-        'or "package.module:Class"',
-        place="strategy",
-    )
-
-
-def _made(name: str, load: Callable[[], object]) -> Strategy:
+    found = find(name, kind="strategy", builtin=STRATEGIES, group=ENTRY_POINTS)
     try:
-        made = load()()  # type: ignore[operator]
+        made = found()  # type: ignore[operator]  # checked by calling it
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(
             f"strategy {name!r} can't be made: {type(error).__name__}: {error}",
@@ -71,4 +53,4 @@ def _made(name: str, load: Callable[[], object]) -> Strategy:
             cure="See quotafleet.testing.StrategyContract",
             place="strategy",
         )
-    return made  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return]  # it has the method that the protocol asks for

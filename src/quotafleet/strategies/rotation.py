@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .._protocols import C
-from .._usage import Demand
+from ..protocols import C
+from ..usage import Demand
 
 
 class RoundRobin:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from .._protocols import C
+from ..protocols import C
 from .rotation import from_index
 
 

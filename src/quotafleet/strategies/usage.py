@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from .._protocols import C, Candidate
-from .._usage import Demand
+from ..protocols import C, Candidate
+from ..usage import Demand
 from .sampling import better_of_two
 
 #: So many calls granted weigh as much as one in flight: they only break ties.

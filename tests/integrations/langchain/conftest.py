@@ -51,13 +51,13 @@ def clients_left_open() -> Iterator[None]:
     yield
     from langchain_openai.chat_models import _client_utils
 
-    from langchain_quotafleet import _functions, _sources
+    from langchain_quotafleet import _api_keys, _callable_keys
 
     _client_utils._cached_sync_httpx_client.cache_clear()
     _client_utils._cached_async_httpx_client.cache_clear()
-    _sources._of_one.cache_clear()
-    _sources.of_keys.cache_clear()
-    _functions._of_function.cache_clear()
+    _api_keys._of_one.cache_clear()
+    _api_keys.of_keys.cache_clear()
+    _callable_keys._of_function.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -14,7 +14,7 @@ from tests.integrations.langchain.conftest import PoolOf
 from tests.transport.odd_server import Seen, Send, odd_server, reply
 
 from langchain_quotafleet import OpenAIEmbeddings
-from langchain_quotafleet._packing import budget, packed, size
+from langchain_quotafleet._embedding_batches import budget, packed, size
 from quotafleet import CannotServe, KeyPool, Limits, Organization, PoolClosed
 from quotafleet._clock import SystemClock
 from quotafleet.testing import MockFleet, MockProvider, MockServer, serve

@@ -21,7 +21,7 @@ ACME, BIRCH = "sk-mock-acme-1", "sk-mock-birch-1"
 
 def admitted(provider: MockProvider) -> dict[str, int]:
     """Return how many requests each key made."""
-    return {key.spec.name: key.admitted for key in provider.world.keys.values() if key.admitted}
+    return {key.spec.name: key.admitted for key in provider.accounts.keys.values() if key.admitted}
 
 
 # One key

@@ -18,7 +18,7 @@ pytest.importorskip("litellm")
 
 import litellm
 
-from litellm_quotafleet import QuotafleetRouting, _leases
+from litellm_quotafleet import QuotafleetRouting, _open_attempts
 from quotafleet._clock import SystemClock
 from quotafleet.testing import MockFleet, MockProvider, MockServer, MockSettings, serve
 
@@ -127,14 +127,14 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
         for name, before in lists.items():
             getattr(litellm, name)[:] = before
     litellm.cache = None
-    assert _leases.open_leases() == 0, "a test left a lease open"
+    assert _open_attempts.open_leases() == 0, "a test left a lease open"
 
 
 def is_idle(routing: QuotafleetRouting) -> bool:
     status = routing.pool.status()
     waiting = sum(queue.waiting for queue in status.queues)
     return (
-        _leases.open_leases() == 0
+        _open_attempts.open_leases() == 0
         and waiting == 0
         and all(scope.in_flight == 0 for scope in status.scopes)
         and routing.pool._store.open == 0  # type: ignore[attr-defined]

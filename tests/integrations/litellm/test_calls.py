@@ -10,7 +10,7 @@ import litellm
 import pytest
 
 from litellm_quotafleet import (
-    _leases,
+    _open_attempts,
     acompletion,
     aembedding,
     aimage_generation,
@@ -54,7 +54,7 @@ def pool(world: World) -> Iterator[KeyPool]:
 
 def is_idle(pool: KeyPool) -> bool:
     in_flight = sum(scope.in_flight for scope in pool.status().scopes)
-    return _leases.open_leases() == 0 and in_flight == 0
+    return _open_attempts.open_leases() == 0 and in_flight == 0
 
 
 def answered(pool: KeyPool) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from litellm_quotafleet import _gate, acompletion
-from litellm_quotafleet._gate import WIDTH, Passage, gate
+from litellm_quotafleet import _send_pacing, acompletion
+from litellm_quotafleet._send_pacing import WIDTH, InFlightPermit, gate
 from quotafleet.testing import MockFault
 
 from .conftest import CHAT, MESSAGES, idle, until, world_of
@@ -23,7 +23,7 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-async def crowd(count: int, entered: list[Passage]) -> list[asyncio.Task[None]]:
+async def crowd(count: int, entered: list[InFlightPermit]) -> list[asyncio.Task[None]]:
     async def one() -> None:
         await gate().turn()
         entered.append(gate().enter())
@@ -35,11 +35,11 @@ async def crowd(count: int, entered: list[Passage]) -> list[asyncio.Task[None]]:
 
 @pytest.fixture(autouse=True)
 def _no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gate, "TICK", 60.0)
+    monkeypatch.setattr(_send_pacing, "TICK", 60.0)
 
 
 async def test_no_more_than_its_width_are_on_their_way() -> None:
-    entered: list[Passage] = []
+    entered: list[InFlightPermit] = []
     tasks = await crowd(3 * WIDTH, entered)
     assert len(entered) == WIDTH
     for place in range(2 * WIDTH):
@@ -73,7 +73,7 @@ async def test_an_answer_before_that_tells_it_too() -> None:
 
 
 async def test_a_place_is_not_lost_with_who_is_cancelled_or_has_to_wait() -> None:
-    entered: list[Passage] = []
+    entered: list[InFlightPermit] = []
     await crowd(WIDTH, entered)
     cancelled = await crowd(2, entered)
 
@@ -94,7 +94,7 @@ async def test_a_place_is_not_lost_with_who_is_cancelled_or_has_to_wait() -> Non
 
 
 async def test_it_is_told_from_any_thread() -> None:
-    entered: list[Passage] = []
+    entered: list[InFlightPermit] = []
     await crowd(WIDTH + 1, entered)
     await asyncio.to_thread(entered[0].end)
     await turns()
@@ -102,8 +102,8 @@ async def test_it_is_told_from_any_thread() -> None:
 
 
 async def test_slow_ways_that_keep_nothing_busy_widen_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gate, "TICK", 0.001)
-    entered: list[Passage] = []
+    monkeypatch.setattr(_send_pacing, "TICK", 0.001)
+    entered: list[InFlightPermit] = []
     await crowd(5 * WIDTH, entered)
     await until(lambda: len(entered) == 5 * WIDTH)
 
@@ -127,14 +127,14 @@ async def test_a_loop_that_is_gone_leaves_nothing() -> None:
 def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The most calls that were on their way at a time."""
     found = [0]
-    enter = _gate.Gate.enter
+    enter = _send_pacing.SendPacer.enter
 
-    def counted(self: _gate.Gate) -> Passage:
+    def counted(self: _send_pacing.SendPacer) -> InFlightPermit:
         passage = enter(self)
         found[0] = max(found[0], self._on_way)
         return passage
 
-    monkeypatch.setattr(_gate.Gate, "enter", counted)
+    monkeypatch.setattr(_send_pacing.SendPacer, "enter", counted)
     return found
 
 

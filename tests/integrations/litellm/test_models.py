@@ -7,8 +7,8 @@ from typing import Any
 import litellm
 import pytest
 
-from litellm_quotafleet import QuotafleetRouting, _leases
-from litellm_quotafleet._models import fleet_of
+from litellm_quotafleet import QuotafleetRouting, _open_attempts
+from litellm_quotafleet._model_list import fleet_of
 from quotafleet import ConfigError, KeyPool, Limits, Organization
 
 from .conftest import CHAT, MESSAGES, World, idle
@@ -237,7 +237,7 @@ class TestInstall:
         routing = world.routing(router)
         found = await router.async_get_available_deployment(model="fast", request_kwargs=None)
         assert found["model_info"]["id"] in ("fast-0", "fast-1")
-        assert _leases.open_leases() == 0
+        assert _open_attempts.open_leases() == 0
         await idle(routing)
 
     async def test_an_unknown_model_is_litellms_own_error(self, world: World) -> None:

@@ -22,7 +22,7 @@ pytest.importorskip("orjson", reason="needs litellm[proxy]")
 
 import uvicorn
 
-from litellm_quotafleet import _leases, proxy_handler
+from litellm_quotafleet import _open_attempts, proxy_handler
 from quotafleet.testing import MockFault
 
 from .conftest import EMBED, MESSAGES, World, collect, until, world_of
@@ -113,7 +113,7 @@ async def client(served: tuple[World, str]) -> Any:
 
 def idle() -> bool:
     routing = proxy_handler.routing
-    if routing is None or _leases.open_leases():
+    if routing is None or _open_attempts.open_leases():
         return False
     return all(scope.in_flight == 0 for scope in routing.pool.status().scopes)
 
@@ -185,7 +185,7 @@ async def test_a_clients_metadata_touches_no_lease(
     world.provider.inject(MockFault(action="timeout", seconds=1.0))
     slow = asyncio.create_task(ask(client, "chat"))
     await until(lambda: world.received == 1)
-    (name,) = _leases._open
+    (name,) = _open_attempts._open
     forged = {"quotafleet_lease": name}
     for place in ("metadata", "litellm_metadata", "model_info"):
         await client.chat.completions.create(
@@ -193,7 +193,7 @@ async def test_a_clients_metadata_touches_no_lease(
             messages=MESSAGES,
             extra_body={place: forged},  # type: ignore[arg-type]
         )
-        assert name in _leases._open, f"{place} ended another's lease"
+        assert name in _open_attempts._open, f"{place} ended another's lease"
     await slow
 
 

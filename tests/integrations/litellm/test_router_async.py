@@ -10,7 +10,7 @@ from typing import Any
 import litellm
 import pytest
 
-from litellm_quotafleet import _leases, _slots
+from litellm_quotafleet import _attempt_end, _open_attempts
 from quotafleet.errors import ConfigError
 from quotafleet.testing import MockFault
 
@@ -174,7 +174,7 @@ class TestFailures:
         for _ in range(4):
             await router.acompletion("fast", MESSAGES)
         await idle(routing)
-        assert [sick.reason for sick in routing.pool.status().sick] == ["insufficient_quota"]
+        assert [sick.reason for sick in routing.pool.status().unavailable] == ["insufficient_quota"]
         assert sum(world.provider.rejected.values()) == 1
 
     async def test_timeout(self, world: World) -> None:
@@ -201,7 +201,7 @@ class TestFailures:
             await router.acompletion("fast", MESSAGES)
         await idle(routing)
         assert all(key.health == "closed" for key in routing.pool.status().keys)
-        assert not routing.pool.status().sick
+        assert not routing.pool.status().unavailable
 
     @pytest.mark.parametrize("action", ["stream_truncate", "stream_error"])
     async def test_a_stream_that_breaks(self, world: World, action: Any) -> None:
@@ -229,7 +229,7 @@ class TestGivingUp:
         stream = await router.acompletion("fast", MESSAGES, stream=True)
         async for _ in stream:
             break
-        assert _leases.open_leases() == 1
+        assert _open_attempts.open_leases() == 1
         await stream.aclose()
         assert is_idle(routing)
 
@@ -252,7 +252,7 @@ class TestGivingUp:
             async for _ in stream:
                 break
             collect()
-            assert _leases.open_leases() == 1, "it ended while it was being read"
+            assert _open_attempts.open_leases() == 1, "it ended while it was being read"
 
         await drop()
         await asyncio.sleep(0)
@@ -276,7 +276,7 @@ class TestGivingUp:
         world.provider.inject(MockFault(action="timeout", seconds=2.0))
         task = asyncio.create_task(call(router))  # type: ignore[arg-type]
         await until(lambda: world.received == 1)
-        assert _leases.open_leases() == 1
+        assert _open_attempts.open_leases() == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -288,7 +288,7 @@ class TestGivingUp:
     async def test_cancelling_without_slots_ends_it_when_the_data_is_collected(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_slots, "_Slot", None)
+        monkeypatch.setattr(_attempt_end, "_Slot", None)
         router = world.router()
         routing = world.routing(router)
         world.provider.inject(MockFault(action="timeout", seconds=2.0))

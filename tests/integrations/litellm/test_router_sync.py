@@ -11,7 +11,7 @@ from typing import Any
 import litellm
 import pytest
 
-from litellm_quotafleet import _leases
+from litellm_quotafleet import _open_attempts
 from quotafleet.testing import MockFault
 
 from .conftest import CHAT, EMBED, MESSAGES, World, collect, idle_now, is_idle, world_of
@@ -215,7 +215,7 @@ class TestGivingUp:
                 stream = router.responses(model="fast", input="Hello", stream=True)
             next(iter(stream))
             collect()
-            assert _leases.open_leases() == 1, "it ended while it was being read"
+            assert _open_attempts.open_leases() == 1, "it ended while it was being read"
 
         chat_stream(router)  # LiteLLM's logging imports for seconds at the first stream
         idle_now(routing)

@@ -11,7 +11,7 @@ import litellm
 import pytest
 from tests.stores.redis_kit import TestServer, serving
 
-from litellm_quotafleet import _leases
+from litellm_quotafleet import _open_attempts
 from quotafleet.stores.redis import RedisStore
 from quotafleet.stores.redis._report import read_fleet
 from quotafleet.testing import MockFault
@@ -45,7 +45,7 @@ class Shared:
 
     def is_idle(self) -> bool:
         fleet = read_fleet(self.url, self.namespace)
-        return _leases.open_leases() == 0 and not any(
+        return _open_attempts.open_leases() == 0 and not any(
             owner.in_flight or owner.waiting_processes for owner in fleet.owners
         )
 

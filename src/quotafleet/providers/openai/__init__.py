@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, get_args
 
-from ..._keys import ApiKey
-from ..._outcome import OK, Observation, Outcome
-from ..._protocols import Plan, TokenCounter
-from ..._usage import Usage
 from ...errors import ConfigError
+from ...keys import ApiKey
+from ...outcomes import Observation, Outcome
+from ...protocols import Plan, TokenCounter
 from ...tokens import bytes4
+from ...usage import Usage
 from .. import _errors
 from . import _estimate, _headers, _usage
 from ._estimate import Reserve
@@ -100,9 +100,7 @@ class OpenAI:
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Read what an answer meant."""
-        if 200 <= status < 300:
-            return OK
-        return _errors.outcome(_errors.fault(status, body), RULES, headers)
+        return _errors.answer(status, headers, body, RULES, counts_refused=True)
 
     def read_event(self, data: bytes) -> Outcome | None:
         """Read an event of a stream, bare or with its ``data:`` lines; ``None`` = no error."""

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..._protocols import Plan, TokenCounter
-from ..._usage import Demand
+from ...protocols import Plan, TokenCounter
 from ...tokens import bytes4, size
+from ...usage import Demand
 from .._json import count, fields, items, parse, text
 
 #: ``"auto"`` reserves what was measured; ``"max_tokens"`` the larger of that and of what is

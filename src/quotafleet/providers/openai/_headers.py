@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..._limits import Metric
-from ..._outcome import Observation
+from ...limits import Metric
+from ...outcomes import Observation
 from .._durations import duration
 from .._headers import Fields, amount, bucket, sane
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ..._limits import MONTH, Metric
-from ..._outcome import Kind
+from ...limits import MONTH, Metric
+from ...outcomes import Kind
 from .._errors import Rule
 
 
@@ -147,7 +147,10 @@ WORDINGS: Final = (
     Rule(
         kind=Kind.ACCESS_DENIED,
         scope="owner",
-        text=_text(r"does not have access to model|\bmodel .{1,200} does not exist"),
+        text=_text(
+            r"does not have access to model|\bmodel .{1,200} does not exist"
+            r"|must be verified to use the model"
+        ),
         statuses=_UNKNOWN,
         model_only=True,
     ),
@@ -157,12 +160,24 @@ WORDINGS: Final = (
         text=_text(r"country, region, or territory not supported"),
         statuses=frozenset({403}),
     ),
-    # The key works, but not from here, or not for this: siblings may do.
     Rule(
         kind=Kind.ACCESS_DENIED,
         scope="key",
-        text=_text(r"\bIP\b.{0,80}not authorized|insufficient permissions|missing scopes"),
+        text=_text(r"\bIP\b.{0,80}not authorized"),
         statuses=frozenset({401, 403}),
+    ),
+    # The key works, but not at this endpoint.
+    Rule(
+        name="missing scopes",
+        kind=Kind.ACCESS_DENIED,
+        text=_text(r"insufficient permissions|missing scopes"),
+        statuses=frozenset({401, 403}),
+    ),
+    Rule(
+        kind=Kind.KEY_INVALID,
+        scope="key",
+        text=_text(r"Incorrect API key provided"),
+        statuses=frozenset({400, 401, 403}),
     ),
 )
 
@@ -173,10 +188,13 @@ STATUSES: Final = (
         scope="provider",
         statuses=frozenset({401, 403, 404, 407}),
         gateway=True,
+        certain=False,
+        name="page of a gateway",
     ),
-    Rule(kind=Kind.KEY_INVALID, scope="key", statuses=frozenset({401})),
+    # Without a code that names the key it may be the request, or a gateway that is out of order.
+    Rule(name="status 401", kind=Kind.KEY_INVALID, statuses=frozenset({401}), certain=False),
     Rule(kind=Kind.QUOTA_EXHAUSTED, scope="organization", statuses=frozenset({402})),
-    Rule(kind=Kind.ACCESS_DENIED, scope="key", statuses=frozenset({403})),
+    Rule(name="status 403", kind=Kind.ACCESS_DENIED, statuses=frozenset({403}), certain=False),
     Rule(kind=Kind.TIMEOUT, scope="provider", statuses=frozenset({408, 504, 524})),
     Rule(kind=Kind.CONFLICT, statuses=frozenset({409})),
     Rule(kind=Kind.TOO_LARGE, statuses=frozenset({413})),
@@ -189,7 +207,7 @@ STATUSES: Final = (
     ),
     Rule(kind=Kind.BAD_REQUEST, types=_any("invalid_request_error")),
     Rule(kind=Kind.SERVER_ERROR, scope="provider", statuses=range(500, 1_000)),
-    Rule(kind=Kind.BAD_REQUEST),
+    Rule(name="unknown status", kind=Kind.BAD_REQUEST, certain=False),
 )
 
 RULES: Final = (*CODES, *TYPES, *WORDINGS, *STATUSES)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ..._protocols import Plan
-from ..._usage import Demand, Usage
+from ...protocols import Plan
+from ...usage import Demand, Usage
 from .._json import count, fields
 
 _KEY: Final = b'"usage"'

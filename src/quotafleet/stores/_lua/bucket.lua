@@ -13,7 +13,7 @@
 -- (our units times `scale`), and the gauge's first reading: first_level (the provider's units),
 -- first_least, first_most (our units), first_granted, first_read (-1 = there is none yet).
 --
--- It mirrors `quotafleet/_core/bucket.py`, where the theory stands. More than that one, a bucket knows
+-- It mirrors `quotafleet/_core/quota/token_bucket.py`, where the theory stands. More than that one, a bucket knows
 -- what is `booked`: taken already, to be used from an instant on, or lent to a process as a share
 -- and perhaps not used yet. Until then the provider's bucket holds it still, so ours gains no more
 -- than up to its capacity without it.

@@ -1,5 +1,5 @@
 -- Claims: costs are taken from the first account of a ranking that has enough, on all its buckets or
--- none. It mirrors `quotafleet/_core/ledger.py`, where the theory stands. Units: see bucket.lua.
+-- none. It mirrors `quotafleet/_core/quota/ledger.py`, where the theory stands. Units: see bucket.lua.
 
 local GRANTED, SHORT, OVERSIZE, MISSING, MOVED = 0, 1, 2, 3, 5
 local MARK = '>dddd'

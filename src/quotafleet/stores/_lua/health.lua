@@ -89,7 +89,7 @@ end
 
 local function claim(subject)
   local r = parse(call('HGET', key, subject))
-  if r and (r.state == 'closed' or r.state == 'dead') then return r end
+  if r and (r.state == 'closed' or (r.state == 'dead' and r.until_at < 0)) then return r end
   local mine = r and r.state == 'probing' and r.by == process
   if r and not mine and r.until_at > now + AT_ONCE then return r end
   r = r or { openings = 0, reason = '' }

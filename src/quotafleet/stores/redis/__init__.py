@@ -17,6 +17,6 @@ asked, and each asks once. See `docs/architecture.md`.
 
 from ._report import FleetReport, read_fleet
 from ._revive import revive_fleet
-from ._store import RedisStore
+from .store import RedisStore
 
 __all__ = ["FleetReport", "RedisStore", "read_fleet", "revive_fleet"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ._wire import Ending
+from ._codec import Ending
 
 #: Settlements of one batch: they hold the server up for about 10 microseconds each.
 AT_MOST: Final = 64

@@ -12,13 +12,13 @@ from struct import Struct
 from typing import Any, Final
 from urllib.parse import unquote
 
-from ..._core.bucket import MARGIN
+from ..._core.quota.token_bucket import MARGIN
 from ...errors import ConfigError
-from . import _wire as wire
-from ._health import MERGED, prefix, read_record
-from ._registry import ProcessReport, read_process
-from ._server import Server
-from ._store import TIMEOUT
+from . import _codec as wire
+from ._connection import RedisConnection
+from ._health_sync import MERGED, prefix, read_record
+from ._members import ProcessReport, read_process
+from .store import TIMEOUT
 
 #: Of one bucket, as `_lua/bucket.lua` keeps it.
 _BUCKET: Final = Struct(">25d")
@@ -114,7 +114,7 @@ def read_fleet(url: str, namespace: str, *, timeout: float = TIMEOUT) -> FleetRe
         ConfigError: the URL can't be read, or the namespace holds nothing; it says which do.
         StoreError: the server can't be reached, or refuses.
     """
-    server = Server(url, timeout=timeout)
+    server = RedisConnection(url, timeout=timeout)
     try:
         return server.ask(lambda client: _read(client, namespace))
     finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
-from ..._core.health import News, State
-from ._health import MERGED, Told, numbers_of, prefix, read_record
+from ..._core.health.circuit_breaker import CircuitState, HealthChange
+from ._connection import HEALTH, Part, RedisConnection
+from ._health_sync import MERGED, HealthMessage, numbers_of, prefix, read_record
 from ._report import existing
-from ._server import HEALTH, Part, Server
-from ._store import TIMEOUT
+from .store import TIMEOUT
 
 
 def revive_fleet(
@@ -26,7 +26,7 @@ def revive_fleet(
         ConfigError: the URL can't be read, or the namespace holds nothing; it says which do.
         StoreError: the server can't be reached, or refuses.
     """
-    server = Server(url, timeout=timeout)
+    server = RedisConnection(url, timeout=timeout)
     begin = prefix(namespace)
     try:
         server.ask(lambda client: existing(client, namespace))
@@ -36,14 +36,16 @@ def revive_fleet(
             for subject, packed in known.items()
             if subject != b"v"
             and (record := read_record(packed)) is not None
-            and record.state not in (State.CLOSED.value, MERGED)
+            and record.state not in (CircuitState.CLOSED.value, MERGED)
         )
         chosen = [subject for subject in subjects if name is None or name in subject]
         if chosen:
             who = f"revive-{Random().getrandbits(48):012x}"  # noqa: S311 - a name, not a secret
             parts: list[Part] = [numbers_of(-1, -1e-6), who, f"{begin}changed", ""]
             for subject in chosen:
-                parts += Told("tell", subject, News(subject, State.CLOSED)).parts(0.0)
+                parts += HealthMessage(
+                    "tell", subject, HealthChange(subject, CircuitState.CLOSED)
+                ).parts(0.0)
             server.step([begin], parts, HEALTH)
         return tuple(chosen)
     finally:

@@ -12,14 +12,21 @@ from typing import Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..._core.account import Account
-from ..._core.claims import Claim, Guard, Oversize, Reservation, Settlement, Short
-from ..._core.ledger import LimitsFor
-from ..._keys import ApiKey, Secret
-from ..._limits import DAY, Costs, Limits, Metric
-from ..._outcome import Kind, Outcome, Reading
-from ..._protocols import Store
-from ..._usage import Demand, Usage
+from ..._core.quota.account import Account
+from ..._core.quota.ledger import LimitsFor
+from ..._core.quota.reservations import (
+    Claim,
+    HeadReservation,
+    NeverFits,
+    NotReady,
+    Reservation,
+    Settlement,
+)
+from ...keys import ApiKey, Secret
+from ...limits import DAY, Costs, Limits, Metric
+from ...outcomes import Kind, Outcome, Reading
+from ...protocols import Store
+from ...usage import Demand, Usage
 from ..clock import FakeClock
 
 _UNUSED: Final = Usage(requests=0).costs
@@ -111,9 +118,9 @@ class StoreContract:
         assert isinstance(answer, Reservation), f"not granted: {_shown(answer)}"
         return answer
 
-    def _short(self, store: Store, *accounts: Account, costs: Costs = _CALL) -> Short:
+    def _short(self, store: Store, *accounts: Account, costs: Costs = _CALL) -> NotReady:
         answer = self._ask(store, *accounts, costs=costs)
-        assert isinstance(answer, Short), f"not short: {_shown(answer)}"
+        assert isinstance(answer, NotReady), f"not short: {_shown(answer)}"
         return answer
 
     def _settle(self, store: Store, reservation: Reservation, used: Costs = _UNUSED) -> bool:
@@ -179,7 +186,7 @@ class StoreContract:
                 self.advance(fits_in - 2 * self.slack)
                 still = self._ask(store, answer.account, costs=_tokens(cost))
                 if self.now() < answer.ready_at - self.slack:  # real time may have run on
-                    assert isinstance(still, Short), "granted before its instant"
+                    assert isinstance(still, NotReady), "granted before its instant"
             self.advance(max(0.0, answer.ready_at - self.now()) + self.slack)
             self._take(store, answer.account, costs=_tokens(cost))
 
@@ -212,7 +219,7 @@ class StoreContract:
         store = self._store(small=Limits(tpd=500), large=_TEN_CALLS)
         small, large = self._account(store, "small"), self._account(store, "large")
         answer = self._ask(store, small, large, costs=_tokens(2000))
-        assert isinstance(answer, Oversize)
+        assert isinstance(answer, NeverFits)
         assert (answer.account.owner, answer.bucket.limit) == ("large", 1001)
         self._take(store, small, large, costs=_tokens(900))
         self._short(store, small, large, costs=_tokens(900))
@@ -235,35 +242,35 @@ class StoreContract:
         store = self._store(acme=_TEN_CALLS)
         acme = self._account(store, "acme")
         self._take(store, acme, costs=_tokens(500))
-        guard = Guard(acme, _tokens(400), self.now() + 1)
+        guard = HeadReservation(acme, _tokens(400), self.now() + 1)
         passing = store.reserve(Claim([acme], _tokens(50), (guard,)), self.now())
         assert isinstance(passing, Reservation)
         delaying = store.reserve(Claim([acme], _tokens(100), (guard,)), self.now())
-        assert isinstance(delaying, Short)
+        assert isinstance(delaying, NotReady)
 
     # Booking, for stores that do
 
     def _book(
         self, store: Store, account: Account, tokens: int, held: Reservation | None = None
     ) -> Reservation:
-        claim = Claim([account], _tokens(tokens), books_for=600.0, held=held)
+        claim = Claim([account], _tokens(tokens), reserve_ahead=600.0, held=held)
         answer = store.reserve(claim, self.now())
-        assert isinstance(answer, Short), f"not short: {_shown(answer)}"
-        assert answer.booking is not None
-        assert abs(answer.ready_at - answer.booking.starts_at) <= self.slack
-        return answer.booking
+        assert isinstance(answer, NotReady), f"not short: {_shown(answer)}"
+        assert answer.future is not None
+        assert abs(answer.ready_at - answer.future.starts_at) <= self.slack
+        return answer.future
 
     def test_booked_calls_come_in_the_order_in_which_they_asked(self) -> None:
-        """A booking takes its costs at once: whoever asks later waits for longer."""
+        """A future takes its costs at once: whoever asks later waits for longer."""
         if not self.books:
             return
         store = self._store(acme=Limits(tpm=6000))
         acme = self._account(store, "acme")
         self._drain(store, acme, 6000)
         for number in range(1, 4):
-            booking = self._book(store, acme, 500)
+            future = self._book(store, acme, 500)
             # 6000 a minute are 100 a second; full, the bucket held 25 less.
-            starts_after = booking.starts_at - self.now()
+            starts_after = future.starts_at - self.now()
             assert abs(starts_after - (5 * number + 0.25)) <= 2 * self.slack + 0.05 * number
         self._short(store, acme, costs=_tokens(1))
 
@@ -289,7 +296,7 @@ class StoreContract:
         first = self._book(store, acme, 500)
         self._book(store, acme, 500)
         assert self._book(store, acme, 500, held=first) is first
-        claim = Claim([acme, birch], _tokens(500), books_for=600.0, held=first)
+        claim = Claim([acme, birch], _tokens(500), reserve_ahead=600.0, held=first)
         answer = store.reserve(claim, self.now())
         assert isinstance(answer, Reservation)
         assert answer.account.owner == "birch"
@@ -297,16 +304,16 @@ class StoreContract:
         assert again.starts_at - self.now() <= 10.3 + self.slack
 
     def test_a_booking_holds_no_more_than_the_provider_will(self) -> None:
-        """A bucket that is full while a booking waits gains nothing for what was taken early."""
+        """A bucket that is full while a future waits gains nothing for what was taken early."""
         if not self.books:
             return
         store = self._store(acme=Limits(tpm=6000, rps=10))
         acme = self._account(store, "acme")
         self._take(store, acme, costs=_tokens(6000))
-        booking = Claim([acme], Demand(requests=5, input_tokens=100).costs, books_for=600.0)
-        answer = store.reserve(booking, self.now())
-        assert isinstance(answer, Short)
-        assert answer.booking is not None
+        future = Claim([acme], Demand(requests=5, input_tokens=100).costs, reserve_ahead=600.0)
+        answer = store.reserve(future, self.now())
+        assert isinstance(answer, NotReady)
+        assert answer.future is not None
         self.advance(max(0.0, answer.ready_at - self.now()) + self.slack)
         # Of 7.5 requests (10, less the margin) 5 are used now: only 2 are left, not 7.
         left = self._room(store, acme, costs=Demand(requests=1).costs)
@@ -386,7 +393,7 @@ class StoreContract:
             held = await store.areserve(Claim([acme], _tokens(1000)), self.now())
             assert isinstance(held, Reservation)
             short = await store.areserve(Claim([acme], _tokens(1000)), self.now())
-            assert isinstance(short, Short)
+            assert isinstance(short, NotReady)
             return await store.asettle(Settlement(held, _used(600)), self.now())
 
         assert asyncio.run(use()) is True
@@ -480,6 +487,6 @@ class StoreContract:
 
 
 def _shown(answer: object) -> str:
-    if isinstance(answer, Short):
+    if isinstance(answer, NotReady):
         return f"Short(ready_at={answer.ready_at})"
     return repr(answer)

@@ -9,9 +9,9 @@ from typing import Final, TypeVar, overload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..._limits import Costs
-from ..._protocols import Strategy
-from ..._usage import Demand
+from ...limits import Costs
+from ...protocols import Strategy
+from ...usage import Demand
 
 T = TypeVar("T")
 

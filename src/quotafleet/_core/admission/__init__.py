@@ -1,0 +1,1 @@
+"""Which call is granted next, by whom, and why the others wait."""

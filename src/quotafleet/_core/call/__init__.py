@@ -1,0 +1,1 @@
+"""One call as a generator of effects, and when it is tried again."""

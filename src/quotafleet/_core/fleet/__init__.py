@@ -1,0 +1,1 @@
+"""The keys, their owners as far as known, and who may serve a model."""
