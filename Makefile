@@ -2,7 +2,9 @@
 # index are enough. `uv` is used where it is found, and fetched into .uv/ where it is not.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openai3 demo test test-openai3 coverage lint types contracts bench race race-simulated wheel check clean
+.PHONY: help setup setup-openai3 setup-litellm demo test test-openai3 test-litellm test-litellm-oldest \
+	test-litellm-newest coverage test-upstream check lint types contracts bench race race-simulated \
+	docs wheel clean
 
 # The newest Python >= 3.11 that runs; `make PYTHON=/path/to/python3.12 ...` says which.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
@@ -84,12 +86,15 @@ race: .venv-race/.synced  ## race quotafleet with what people use today: docs/ra
 race-simulated: .venv/.synced  ## quotafleet's core alone in the same race, on a simulated clock
 	@$(BIN)/python -m benchmarks.race.simulated $(ARGS)
 
+docs: .venv-docs/.synced  ## build the site into site/, warnings are errors
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
 wheel: .uv-found  ## build the wheel into dist/
 	@UV_PYTHON_DOWNLOADS=never $(UV) build --quiet --wheel --out-dir dist
 
 clean:  ## remove what was built, environments included
 	rm -rf .venv .venv-openai3 .venv-litellm .venv-litellm-ends .venv-upstream .venv-upstream3 \
-		.venv-race .uv dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
+		.venv-race .venv-docs .uv site dist build .coverage .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache
 
 # How the environments come to be. A stamp inside each one tells when it was last brought up to the
@@ -135,6 +140,12 @@ clean:  ## remove what was built, environments included
 	@test -x .venv-race/bin/python || echo "quotafleet: setting up .venv-race with $(PYTHON)"
 	@if test -x .venv-race/bin/python; then set --; else set -- --python "$(PYTHON)"; fi; \
 	UV_PROJECT_ENVIRONMENT=.venv-race $(SYNC) --no-default-groups --group dev --group openai2 --group race "$$@"
+	@touch $@
+
+.venv-docs/.synced: $(LOCK) | .uv-found
+	@test -x .venv-docs/bin/python || echo "quotafleet: setting up .venv-docs with $(PYTHON)"
+	@if test -x .venv-docs/bin/python; then set --; else set -- --python "$(PYTHON)"; fi; \
+	UV_PROJECT_ENVIRONMENT=.venv-docs $(SYNC) --no-default-groups --group docs "$$@"
 	@touch $@
 
 .PHONY: .python-found .uv-found print-uv

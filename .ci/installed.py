@@ -1,10 +1,11 @@
-"""What must hold for an installed wheel: `installed.py plain | openai MAJOR | cli`."""
+"""What must hold for an installed wheel: `installed.py plain | openai MAJOR | cli | extra NAME`."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -78,7 +79,38 @@ def cli() -> None:
         subprocess.run([command, name, "--help"], check=True, stdout=subprocess.DEVNULL)
 
 
-CHECKS: dict[str, Callable[..., None]] = {"plain": plain, "openai": openai, "cli": cli}
+#: What each extra is for: the module that must import where nothing but that extra is installed.
+MODULES = {
+    "openai": "quotafleet.openai",
+    "langchain": "langchain_quotafleet",
+    "litellm": "litellm_quotafleet",
+    "redis": "quotafleet.stores.redis",
+    "cli": "quotafleet.cli",
+    "tokens": "tiktoken",
+    "keyring": "keyring",
+    "mock": "quotafleet.testing",
+    "all": "litellm_quotafleet",
+}
+
+
+def extra(name: str) -> None:
+    import quotafleet
+
+    assert quotafleet.__version__ == version("quotafleet")
+    import_module(MODULES[name])
+    if name == "mock":
+        from quotafleet.testing import default_fleet, serve
+
+        with serve(default_fleet()) as server:
+            assert server.base_url.startswith("http://127.0.0.1:")
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "plain": plain,
+    "openai": openai,
+    "cli": cli,
+    "extra": extra,
+}
 
 if __name__ == "__main__":
     CHECKS[sys.argv[1]](*sys.argv[2:])

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from quotafleet._core.fleet import ownership
+
 #: Frameworks, and pages as their readers run them, leave clients to the interpreter's end.
 LEAVE_OPEN = ("tests/integrations/", "tests/docs/")
 
@@ -28,3 +30,9 @@ def programs_that_can_be_interrupted() -> None:
     """Let what tests start hear Ctrl-C: whoever is started in the background ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one answer say whose a key is: the test is about what follows."""
+    monkeypatch.setattr(ownership, "ANSWERS_TO_BELIEVE", 1)

@@ -71,6 +71,11 @@ def test_face_is_sorted_and_there() -> None:
 def test_face_is_nothing_but_names_of_other_modules() -> None:
     docstring, *rest = TREES["__init__.py"].body
     assert isinstance(docstring, ast.Expr)
+    (lazy,) = [
+        n for n in rest if isinstance(n, ast.If)
+    ]  # __version__, which nobody pays for unread
+    assert ast.unparse(lazy.orelse) == "from ._version import __getattr__"
+    rest.remove(lazy)
     assert not [
         where("__init__.py", n) for n in rest if not isinstance(n, ast.ImportFrom | ast.Assign)
     ]
@@ -98,6 +103,33 @@ def test_version_is_that_of_the_changelog() -> None:
     released = re.search(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert released is not None
     assert released[1] == PROJECT["project"]["version"]
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert quotafleet.__version__ == PROJECT["project"]["version"]
+    assert "__version__" not in vars(quotafleet), "it is read when asked for, not on import"
+    assert not hasattr(quotafleet, "no_such_name")
+
+
+def test_workflow_runs_the_pythons_that_are_classified() -> None:
+    prefix = "Programming Language :: Python :: "
+    classified = [c[len(prefix) :] for c in PROJECT["project"]["classifiers"] if prefix in c]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    matrix = re.search(r"python: \[(.*)\]", workflow)
+    assert matrix is not None
+    assert re.findall(r"[\d.]+", matrix[1]) == classified
+    assert not re.findall(r"uses: [^@\s]+@(?![0-9a-f]{40}\b)", workflow), "pin actions by commit"
+
+
+def test_makefile_declares_every_target_phony() -> None:
+    text = (ROOT / "Makefile").read_text()
+    declared = set(re.sub(r"\\\n", " ", text).split(".PHONY:", 1)[1].split("\n", 1)[0].split())
+    targets = {
+        name
+        for line in re.findall(r"^([a-z0-9 -]+):(?!=)[^=\n]*## ", text, re.M)
+        for name in line.split()
+    }
+    assert targets == declared
 
 
 def test_extra_all_holds_every_extra() -> None:
@@ -285,3 +317,23 @@ def test_public_names_avoid_empty_words() -> None:
                     yield f"{where(name, node)} {node.name}"
 
     assert not broken(breaches())
+
+
+#: Words for data flow that belong to people, for each 1,000 words of docstrings. To come: 0.3.
+SPOKEN_CEILING = 8.1
+
+
+def test_docstrings_use_few_words_of_speech() -> None:
+    spoken = re.compile(r"\b(tell|tells|told|telling|say|says|said|hear|heard)\b", re.I)
+    holders = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    docstrings = [
+        ast.get_docstring(node) or ""
+        for folder in ("src", "integrations")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, holders)
+    ]
+    words = sum(len(text.split()) for text in docstrings)
+    rate = 1000 * sum(len(spoken.findall(text)) for text in docstrings) / words
+    print(f"{rate:.2f} words of speech per 1,000 words of docstrings")
+    assert rate <= SPOKEN_CEILING

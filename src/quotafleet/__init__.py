@@ -1,5 +1,7 @@
 """quotafleet: a fleet of API keys under the LLM framework you already use."""
 
+from typing import TYPE_CHECKING
+
 from ._core.admission.wait_queue import Priority
 from ._core.call.retry import RetryPolicy
 from ._default import default_pool
@@ -22,6 +24,11 @@ from .limits import Limit, Limits
 from .owners import ModelLimits, Organization, Project
 from .pool import KeyPool
 from .usage import Demand, Usage
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+    from ._version import __getattr__  # noqa: F401 - the module's own, for __version__
 
 __all__ = [
     "ApiKey",

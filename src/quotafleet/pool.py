@@ -502,7 +502,7 @@ class KeyPool:
         if observation is not NOTHING:
             self.ignored_headers += observation.ignored
             if observation.organization_id is not None:
-                regrouping = self._fleet.identify(grant.key, observation)
+                regrouping = self._fleet.identify(grant.key, observation, grant.reservation.number)
         if freed and self._scheduler.waiting:
             self._scheduler.freed(grant.reservation.account, now)
         return regrouping

@@ -78,7 +78,10 @@ class Calls:
 
 
 def fleet(count: int) -> World:
-    return World(**{f"o{n}": WIDE for n in range(count)})
+    owners = [
+        Organization(name=f"o{n}", keys=(secret(f"o{n}"),), limits=WIDE) for n in range(count)
+    ]
+    return World(*owners)
 
 
 def unavailable(world: World) -> list[tuple[str, str]]:

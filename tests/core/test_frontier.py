@@ -13,11 +13,12 @@ from quotafleet._core.fleet.ready_index import AT_A_TIME, ReadyIndex, size_of
 from quotafleet._core.quota.account import Account
 from quotafleet._core.quota.ledger import Ledger
 from quotafleet._core.quota.reservations import Claim, Reservation
+from quotafleet.limits import Costs
 
 NAMES = tuple(f"o{number}" for number in range(40))
 
 
-def costs(tokens: int) -> tuple[float, ...]:
+def costs(tokens: int) -> Costs:
     return Demand(input_tokens=tokens).costs
 
 
@@ -52,10 +53,10 @@ def test_an_owner_that_was_taken_from_gives_way() -> None:
     drain(book, accounts[-1], 0.0)
     ready_index.put(accounts[-1], 0.0)
     assert ready_index.due(0.0) == []
-    at, account = ready_index.first()
+    at, first = ready_index.first()
+    assert first is not None
     assert at == min(one.ready_at(costs(1), 0.0) for one in accounts)
-    assert account is not None
-    assert account.ready_at(costs(1), 0.0) == at
+    assert first.ready_at(costs(1), 0.0) == at
 
 
 def test_one_that_is_not_usable_is_out_until_it_is_added() -> None:

@@ -159,6 +159,7 @@ def test_a_passer_that_left_meanwhile_is_not_tried() -> None:
     assert effect.waiter is smaller
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_a_grant_survives_the_merge_of_its_owner() -> None:
     fleet = Fleet(a=Limits(rpm=60), b=Limits(rpm=60))
     waiters = [fleet.granted(), fleet.granted()]
@@ -181,6 +182,7 @@ def test_a_grant_survives_the_merge_of_its_owner() -> None:
     assert fleet.store.open == 0
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_calls_that_wait_are_woken_by_a_merge() -> None:
     fleet = Fleet(a=Limits(concurrent=1), b=Limits(concurrent=1))
     leases = [fleet.pool.lease(ONE), fleet.pool.lease(ONE)]
@@ -190,6 +192,7 @@ def test_calls_that_wait_are_woken_by_a_merge() -> None:
     assert waiting.woken
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_headers_of_a_project_split_an_owner_whose_projects_were_not_known() -> None:
     fleet = Fleet(a=Limits(rpm=600))
     told = Reading(metric=Metric.REQUESTS, limit=30, level=20, period=MINUTE, project=True)
@@ -212,6 +215,7 @@ def test_a_project_told_without_an_organization_merges_nothing() -> None:
     assert {key.organization for key in fleet.pool.keys} == {"a", "b"}
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_configured_projects_are_left_as_they_are() -> None:
     lab = Project(name="lab", keys=(key("lab"),))
     fleet = Fleet(Organization(name="a", keys=(key("a"),), projects=(lab,)))

@@ -643,8 +643,8 @@ class TestCalls:
         world = World(a=Limits(rpm=60), b=Limits(rpm=60))
         calls = Calls(world, {})
         calls.observation = Observation(organization_id="org-1", project_id="proj-1")
-        calls.call()
-        calls.call()
+        for _ in range(6):
+            calls.call()
         world.run()
         assert {key.organization for key in world.pool.keys} == {"a"}
         world.drain()

@@ -233,6 +233,7 @@ def test_owners_that_others_found_to_be_one_are_one_here() -> None:
     assert len(process.events) == seen
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_what_an_answer_told_of_an_owner_goes_with_it() -> None:
     process = Process()
     for number in (2, 1):
@@ -249,6 +250,7 @@ def test_what_an_answer_told_of_an_owner_goes_with_it() -> None:
     assert {key.organization for key in process.pool.keys} == {second}
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_a_store_may_call_back_while_it_merges() -> None:
     process = Process()
     accounts: list[Account] = []

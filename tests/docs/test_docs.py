@@ -156,7 +156,7 @@ def test_every_error_and_event_is_explained() -> None:
     from quotafleet import events as kinds_of_events
     from quotafleet.outcomes import Kind
 
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = "".join((ROOT / "docs" / name).read_text() for name in ("events.md", "health.md"))
     events = [kind.__name__ for kind in kinds_of_events.Event.__args__]
     refusals = errors.CannotServe.__subclasses__()
     codes = [name for refusal in refusals for name in (refusal.__name__, refusal.code)]

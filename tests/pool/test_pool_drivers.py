@@ -352,6 +352,7 @@ class TestClosing:
 
 
 class TestEvents:
+    @pytest.mark.usefixtures("believed_at_once")
     def test_listeners_learn_of_everything_and_cannot_harm(self) -> None:
         heard: list[object] = []
 

@@ -23,7 +23,7 @@ class Member:
     """One process: its view of an owner, and its part."""
 
     def __init__(self, size: int, now: float = 0.0, **limits: float) -> None:
-        self.view = Ledger(lambda *_: Limits(**limits))  # type: ignore[arg-type]
+        self.view = Ledger(lambda *_: Limits(**limits))
         self.account = self.view.account("acme", None, "m", now)
         self.alone = DegradedMode(size, self.view.accounts, lifetime=900.0)
         self.numbers = count(1)

@@ -57,7 +57,7 @@ def pool_of(server: TestServer, on_failure: str = "wait", **limits: float) -> Ke
     owner = Organization(
         name="acme",
         keys=("sk-acme-0123456789abcdef",),
-        limits=Limits(**limits) if limits else LIMITS,  # type: ignore[arg-type]
+        limits=Limits(**limits) if limits else LIMITS,
     )
     pool = KeyPool([owner], store=store)
     for key in pool.keys:

@@ -58,7 +58,7 @@ def pool_of(
     owner = Organization(
         name="acme",
         keys=("sk-acme-0123456789abcdef",),
-        limits=Limits(**limits),  # type: ignore[arg-type]
+        limits=Limits(**limits),
     )
     store = RedisStore(
         server.url,

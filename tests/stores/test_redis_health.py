@@ -235,6 +235,7 @@ def test_what_is_milder_does_not_hide_what_is_worse(make: Make) -> None:
     assert record(first, "organization a").state == "parked"
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_owners_that_one_finds_to_be_one_are_one_for_all(make: Make) -> None:
     first, second = make(), make()
     begun(first, second)
@@ -251,6 +252,7 @@ def test_owners_that_one_finds_to_be_one_are_one_for_all(make: Make) -> None:
     assert {process.lease().owner for process in (first, second, third)} == {stays}
 
 
+@pytest.mark.usefixtures("believed_at_once")
 async def test_an_answer_to_a_task_merges_owners_too(make: Make) -> None:
     process = make()
     for _ in range(4):

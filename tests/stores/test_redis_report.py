@@ -20,7 +20,7 @@ NAMES = count()
 def pool(server: TestServer, namespace: str, **limits: float) -> KeyPool:
     return KeyPool(
         [
-            Organization(name=name, keys=(secret(name),), limits=Limits(**limits))  # type: ignore[arg-type]
+            Organization(name=name, keys=(secret(name),), limits=Limits(**limits))
             for name in ("a/b".replace("/", "-"), "c")
         ],
         store=RedisStore(server.url, namespace=namespace),
@@ -90,6 +90,7 @@ def test_a_process_that_falls_silent_is_forgotten(
             eventually(lambda: not list(client.scan_iter(f"*{namespace[-1]}:*processes")))
 
 
+@pytest.mark.usefixtures("believed_at_once")
 def test_health_and_merges_are_shown_and_no_secret(server: TestServer, namespace: str) -> None:
     with pool(server, namespace, rpm=600) as made:
         for outcome in (REVOKED, BROKE):

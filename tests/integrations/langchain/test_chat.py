@@ -147,7 +147,7 @@ async def test_structured_output(llm: ChatOpenAI, provider: MockProvider, method
 
 async def test_streamed_structured_output_tells_the_key_too(llm: ChatOpenAI) -> None:
     structured = llm.with_structured_output(Weather, method="json_schema", include_raw=True)
-    raw = [part["raw"] for part in structured.stream("Oslo?") if "raw" in part]  # type: ignore[operator] # dicts
+    raw = [part["raw"] for part in structured.stream("Oslo?") if "raw" in part]  # dicts
     assert any("quotafleet" in message.response_metadata for message in raw)
     parts: list[Any] = [part async for part in structured.astream("Oslo?")]
     assert any(isinstance(part.get("parsed"), Weather) for part in parts)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from tests.integrations.langchain.conftest import MODEL
 
 from langchain_quotafleet import ChatPool
-from quotafleet import Demand, KeyPool, Limits, NoUsableKey, Organization, WaitTimeout
+from quotafleet import Demand, KeyPool, Limits, Organization, WaitTimeout
 from quotafleet.testing import MockFault, MockProvider, MockServer, ToolCall
 
 
@@ -209,8 +209,9 @@ def test_the_pool_refuses_with_its_own_words() -> None:
     broken = ChatPool(models={"acme": Answering(answer=refusing(401))}, pool=dead)
     with pytest.raises(Refusal):
         broken.invoke("x")
-    with pytest.raises(NoUsableKey):
+    with pytest.raises(Refusal):  # a 401 without a code says nothing of the key
         broken.invoke("x")
+    assert [key.health for key in dead.status().keys] == ["closed"]
 
 
 def test_an_estimate_and_a_deadline_are_heeded() -> None:

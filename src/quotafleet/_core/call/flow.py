@@ -22,6 +22,7 @@ from ...usage import Demand, Usage
 from ..admission.effects import Effect, EffectResult, Grant, Release, Reserve, Send, Settle, Wait
 from ..admission.scheduler import Scheduler
 from ..admission.wait_queue import Priority
+from ..health.circuit_breaker import CLOSED_AT_MOST
 from ..quota.reservations import ClaimAnswer
 from .retry import Attempts, RetryBudget, RetryPolicy, Verdict
 
@@ -177,6 +178,9 @@ def call(
             last = grant, reply
         grant, reply = last
         order = _told(order, grant, reply.outcome)
+        candidates = scheduler.fleet.candidates(order.demand.model, order.pinned_key)
+        if not candidates.ready and CLOSED_AT_MOST < candidates.usable_at() - now < inf:
+            return last  # every owner rests for long: the caller has an answer, and need not wait
         verdict = policy.decide(
             attempts,
             reply.outcome,

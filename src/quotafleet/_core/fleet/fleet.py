@@ -129,12 +129,14 @@ class Fleet:
 
     # Identity
 
-    def identify(self, key: ApiKey, observation: Observation) -> Regrouping | None:
+    def identify(
+        self, key: ApiKey, observation: Observation, request: int | None = None
+    ) -> Regrouping | None:
         """Take in who the provider says a key belongs to; returns what follows from it.
 
         The caller merges the organizations in the store, then lets the scheduler `regroup`.
         """
-        return self._identities.tell(key, observation, self._keys)
+        return self._identities.tell(key, observation, self._keys, request)
 
     def merged(self, organization: str, into: str) -> Regrouping | None:
         """Take in that another process found two organizations to be one.
