@@ -23,8 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from quotafleet import KeyPool, Priority
-from quotafleet._default import default_pool
+from quotafleet import KeyPool, Priority, default_pool
 from quotafleet.httpx import SENTINEL, wrap_client
 
 from . import _answer_metadata, _api_keys, _callable_keys, _validation

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from threading import Lock
-from typing import Any, Final
+from typing import Any
 
 from tenacity import stop_after_attempt
 
+from quotafleet import default_pool
 from quotafleet._core.call.flow import AttemptResult, CallOptions
 from quotafleet._core.call.retry import RetryPolicy
 from quotafleet._lease import Lease
@@ -33,9 +33,6 @@ from ._responses import failure_headers, from_cache, headers_of, outcome_of, usa
 from ._send_pacing import InFlightPermit, gate
 from ._streams import AsyncStream, Stream
 from ._timeouts import seconds
-
-_default: KeyPool | None = None
-_making: Final = Lock()
 
 
 class FunctionCall:
@@ -189,12 +186,3 @@ def _policy(policy: RetryPolicy, retries: object) -> RetryPolicy | None:
     if not isinstance(retries, int):
         return None
     return replace(policy, stop=stop_after_attempt(retries + 1))
-
-
-def default_pool() -> KeyPool:
-    """Return the process's own pool, `KeyPool.from_env`; it is made once."""
-    global _default  # noqa: PLW0603 - one pool for the process, or its limits would not hold
-    with _making:
-        if _default is None:
-            _default = KeyPool.from_env()
-        return _default

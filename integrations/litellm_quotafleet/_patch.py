@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import litellm
 
+from quotafleet import default_pool
 from quotafleet.pool import KeyPool
 
 from . import functions
-from ._calls import default_pool
 
 #: LiteLLM's functions, each with the name of the one that shows its arguments.
 _ARGUMENTS_OF: Final = {
