@@ -6,15 +6,12 @@ import json
 import select
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.race.result import Result
-from benchmarks.race.scenarios import MODEL, Scenario
+from benchmarks.race.result import Result, taken
+from benchmarks.race.scenarios import Scenario
 
 from quotafleet.testing import ServerProcess, serve_process
 
@@ -25,37 +22,6 @@ LIMIT: Final = 1.5
 WARM_UP: Final = 60.0
 #: What the provider answers that is no refusal of a limit.
 _OTHER: Final = frozenset({"quota", "invalid_api_key", "server_error", "invalid_request"})
-
-
-class Other(threading.Thread):
-    """The other application: sends at its own pace, whatever is answered."""
-
-    def __init__(self, scenario: Scenario, base_url: str) -> None:
-        super().__init__(daemon=True)
-        assert scenario.foreign is not None
-        self.foreign = scenario.foreign
-        self.url = f"{base_url}/chat/completions"
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        """Send until told to end."""
-        content = "x" * self.foreign.size
-        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": content}]})
-        headers = {
-            "authorization": f"Bearer sk-mock-{self.foreign.owner}-2",
-            "content-type": "application/json",
-        }
-        due = began = time.monotonic()
-        while time.monotonic() - began < self.foreign.until and not self.ended.is_set():
-            request = urllib.request.Request(self.url, body.encode(), headers)
-            try:
-                urllib.request.urlopen(request, timeout=5).close()
-            except urllib.error.HTTPError as refused:
-                refused.close()
-            except OSError:
-                pass  # the server has gone: the race is over
-            due += 1 / self.foreign.per_second
-            self.ended.wait(max(0.0, due - time.monotonic()))
 
 
 def run(contender: str, scenario: Scenario, seconds: float) -> tuple[Result, dict[str, int]]:
@@ -92,17 +58,9 @@ def _raced(
     server.reset()
     if scenario.faults:
         server.control("POST", "faults", list(scenario.faults))
-    other = Other(scenario, server.base_url) if scenario.foreign is not None else None
-    if other is not None:
-        other.start()
-    try:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        line = _line(process, limit + 20.0)
-    finally:
-        if other is not None:
-            other.ended.set()
-            other.join()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    line = _line(process, limit + 20.0)
     return json.loads(line) if line else _nothing("died or hung")  # type: ignore[no-any-return]
 
 
@@ -122,18 +80,16 @@ def _nothing(why: str) -> dict[str, Any]:
 
 
 def _result(scenario: Scenario, told: dict[str, Any], state: dict[str, Any]) -> Result:
-    keys = state["keys"]
-    other = scenario.foreign and keys[f"{scenario.foreign.owner}-2"]["admitted"]
     refused = sum(
         count
-        for name, key in keys.items()
+        for key in state["keys"].values()
         for reason, count in key["rejected"].items()
-        if name.endswith("-1") and reason not in _OTHER
+        if reason not in _OTHER
     )
     own = scenario.settings.ttft_s
     return Result(
         seconds=told["seconds"],
-        bound=scenario.bound(other or 0),
+        bound=scenario.bound(taken(scenario, state)),
         answered=told["answered"],
         lost=len(scenario.jobs) - told["answered"],
         refused=refused,

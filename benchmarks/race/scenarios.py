@@ -1,29 +1,39 @@
-"""What is raced: fleets, batches, and what goes wrong. The same for every contender.
+"""The race's scenarios: fleets, batches and faults. They are the same for every contender.
 
-Each scenario lasts about `seconds` by the fluid bound: full buckets are spent at once, and then all
-live on what refills.
+Each scenario lasts about `seconds` by the physical bound: full buckets are spent at once, and
+afterwards all calls depend on the refill. Those enforced by the second last twice as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from random import Random
 from typing import Final
 
 from benchmarks.race.bound import Supply, fluid_bound
 
-from quotafleet.testing import MockFleet, MockSettings, ModelSpec
+from quotafleet.testing import (
+    CoConsumer,
+    LimitRules,
+    MockFleet,
+    MockSettings,
+    ModelSpec,
+    RequestSize,
+)
+from quotafleet.testing.mock.cost import PROFILES
+from quotafleet.testing.mock.settings import OPENAI_RULES
 
 MODEL: Final = "gpt-4o-mini"
-#: Seconds that a contender's client waits for an answer: long, since the machine may be busy.
+#: Seconds that a contender's client waits for an answer; long, since the machine may be busy.
 TIMEOUT: Final = 15.0
 PLENTY: Final = 10_000_000
-#: Calls that a contender's client has under way at a time, waiting ones included, as batch runners
+#: Most calls of a contender's client in progress at a time, waiting ones included, as batch runners
 #: bound them. All at once would measure how long a client takes to make hundreds of requests.
 AT_A_TIME: Final = 300
 
-#: Limit -> what it counts, and the seconds of its period.
+#: The metric and the period in seconds of each limit.
 PERIODS: Final = {
     "rpm": ("requests", 60.0),
     "tpm": ("tokens", 60.0),
@@ -31,30 +41,16 @@ PERIODS: Final = {
 }
 
 
+NOTHING: Final[Mapping[str, float]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call: when it comes (seconds from the start), bytes of its prompt, its `max_tokens`."""
+    """One call: its arrival (seconds from the start), bytes of its prompt, its `max_tokens`."""
 
     at: float
     size: int
     max_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
-    """Another application that spends an organization's quota.
-
-    Args:
-        owner: whose.
-        per_second: requests that it sends a second.
-        size: bytes of each prompt.
-        until: seconds after which it stops.
-    """
-
-    owner: str
-    per_second: float
-    size: int = 4
-    until: float = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +62,14 @@ class Scenario:
         title: for the table.
         owners: the true limits, as `MockFleet.simple` takes them.
         jobs: the batch.
-        told: what contenders are told of the limits; ``None`` = nothing.
-        settings: of the provider.
-        faults: orders for the provider.
+        told: the limits that contenders are configured with; ``None``: none.
+        rules: how the provider enforces, charges and states the limits.
+        faults: scripted faults of the provider.
         dead: owners that serve nothing.
-        foreign: who else spends.
-        profile: by what formula the provider charges chat completions; ``None`` = the usual one.
-        learned: something that is true was not told, so that it must be learned.
+        others: another application on an owner's quota, by owner.
+        learned: contenders must learn something that is not configured.
         timeout: seconds that a contender's client waits for an answer.
-        delays: what counts are the delays of calls, not the time of the batch.
+        delays: the measure is the delays of calls, not the time of the batch.
     """
 
     name: str
@@ -82,63 +77,95 @@ class Scenario:
     owners: Mapping[str, Mapping[str, int]]
     jobs: tuple[Job, ...]
     told: Mapping[str, Mapping[str, int]] | None
-    settings: MockSettings = field(default_factory=lambda: SETTINGS)
+    rules: LimitRules = OPENAI_RULES
     faults: tuple[Mapping[str, object], ...] = ()
     dead: frozenset[str] = frozenset()
-    foreign: Foreign | None = None
-    profile: str | None = None
+    others: Mapping[str, CoConsumer] = field(default_factory=dict)
     learned: bool = False
     timeout: float = TIMEOUT
     delays: bool = False
 
+    @property
+    def settings(self) -> MockSettings:
+        """The provider's settings."""
+        return replace(SETTINGS, rules=self.rules)
+
     def fleet(self) -> MockFleet:
-        """Return the provider's accounts; another application has a key of its own."""
-        owners = {name: dict(limits) for name, limits in self.owners.items()}
-        if self.foreign is not None:
-            owners[self.foreign.owner]["keys"] = 2
-        profiles = {} if self.profile is None else {"chat": self.profile}
-        return MockFleet.simple(owners, models=[ModelSpec(name=MODEL, profiles=profiles)])
+        """Return the provider's accounts."""
+        fleet = MockFleet.simple(self.owners, models=[ModelSpec(name=MODEL)])
+        orgs = [
+            replace(org, co_consumers=(self.others[name],) if name in self.others else ())
+            for name, org in zip(self.owners, fleet.orgs, strict=True)
+        ]
+        return replace(fleet, orgs=tuple(orgs))
 
     def secrets(self) -> dict[str, str]:
         """Return the contenders' key of each owner."""
         return {name: f"sk-mock-{name}-1" for name in self.owners}
 
-    def charged(self, job: Job) -> int:
-        """Return the tokens that the provider charges for a job."""
-        output = 1 if self.profile is None else job.max_tokens or 16
-        return -(-job.size // 4) + 1 + output
+    def charged(self, size: int, max_tokens: int | None = None) -> int:
+        """Return the tokens that the provider charges for a prompt of `size` bytes."""
+        profile = PROFILES[self.rules.profiles.get("chat", "chat_2025")]
+        request = RequestSize(text_bytes=size, messages=1, max_tokens=max_tokens)
+        return profile.estimate(request, MODEL)
 
-    def bound(self, foreign: int = 0) -> float:
-        """Return the fluid bound in seconds, `foreign` requests of another application apart.
+    def bound(self, taken: Mapping[str, float] = NOTHING) -> float:
+        """Return the physical bound in seconds.
 
-        A batch that comes bit by bit isn't done before its last call has come.
+        A batch that arrives bit by bit isn't done before its last call has arrived.
+
+        Args:
+            taken: requests that other applications took of each owner, where it depends on the
+                race: a refused request that is not owed leaves its unit to the contender.
         """
         demand = {
             "requests": float(len(self.jobs)),
-            "tokens": float(sum(self.charged(job) for job in self.jobs)),
+            "tokens": float(sum(self.charged(job.size, job.max_tokens) for job in self.jobs)),
         }
-        alive = [self._supplies(name, foreign) for name in self.owners if name not in self.dead]
+        alive = [self._supplies(n, taken.get(n, 0.0)) for n in self.owners if n not in self.dead]
         return max(fluid_bound(alive, demand), *(job.at for job in self.jobs))
 
-    def _supplies(self, name: str, foreign: int) -> list[Supply]:
+    def _supplies(self, name: str, taken: float) -> list[Supply]:
+        other = self.others.get(name)
         found = []
         for limit, amount in self.owners[name].items():
             metric, period = PERIODS[limit]
-            quantum = self.settings.quantise_s if period == 60.0 else None
-            burst = None if quantum is None else max(1.0, amount * quantum / period)
-            taken = 0.0
-            if self.foreign is not None and self.foreign.owner == name:
-                each = self.charged(Job(0.0, self.foreign.size)) if metric == "tokens" else 1
-                taken = foreign * float(each)
+            each = 0.0
+            if other is not None:
+                each = self.charged(other.text_bytes) if metric == "tokens" else 1.0
+            owed = other is not None and self.rules.refusals == "owed"
+            burst, window = self._burst(metric, amount, period)
             found.append(
-                Supply(metric=metric, limit=amount, period=period, burst=burst, taken=taken)
+                Supply(
+                    metric=metric,
+                    limit=amount,
+                    period=period,
+                    burst=burst,
+                    window=window,
+                    taken=0.0 if owed else taken * each,
+                    taken_per_second=each * other.per_second if owed and other else 0.0,
+                    until=inf if other is None or other.end_s is None else other.end_s,
+                )
             )
         return found
+
+    def _burst(self, metric: str, amount: int, period: float) -> tuple[float | None, float | None]:
+        """Return the units that are admitted at once, and the window's seconds if it is one."""
+        rules = self.rules
+        if period != 60.0:
+            return None, None
+        if rules.enforced == "single" and metric == "requests":
+            return 1.0, None
+        seconds = rules.window_s or period
+        burst = max(1.0, amount * seconds / period)
+        return burst, seconds if rules.enforced in ("sliding", "fixed") else None
 
 
 SETTINGS: Final = MockSettings(ttft_s=0.03, jitter=0.3, ramp_base_tokens=None)
 
 _UNEQUAL: Final = {"acme": 150, "birch": 90, "cedar": 60}
+#: Another application that sends half of what acme's limit of requests admits.
+HALF_OF_ACME: Final = CoConsumer(model=MODEL, per_second=1.25)
 
 
 def _small(count: int, at: float = 0.0) -> tuple[Job, ...]:
@@ -150,7 +177,7 @@ def _rates(limits: Mapping[str, int], tpm: int = PLENTY) -> dict[str, dict[str, 
 
 
 def _filling(limits: Mapping[str, int], seconds: float) -> int:
-    """Return how many units full buckets of a minute yield in so many seconds."""
+    """Return the units that full buckets of a minute yield in `seconds`."""
     return round(sum(limits.values()) * (1 + seconds / 60))
 
 
@@ -166,7 +193,7 @@ def requests(seconds: float) -> Scenario:
 
 
 def _sized(tokens: float) -> tuple[Job, ...]:
-    """Return jobs of 100 to 4,000 tokens, evenly by their logarithm, that take so many in all."""
+    """Return jobs of 100 to 4,000 tokens, uniform in their logarithm, that take `tokens` in all."""
     random, jobs, left = Random(7), [], tokens
     while left > 0:
         size = round(100 * 40 ** random.random())
@@ -188,7 +215,7 @@ def tokens(seconds: float) -> Scenario:
 
 
 def packing(seconds: float) -> Scenario:
-    """Neither owner may serve its share of both: large calls belong to the one, small to the other.
+    """Large calls belong to one owner, small ones to the other.
 
     Both limits bind at once: of 550 requests and 580,000 tokens a minute birch has 35 % and 60 %.
     """
@@ -253,21 +280,20 @@ def quantised(seconds: float) -> Scenario:
         owners=owners,
         told=owners,
         jobs=_small(round(sum(limits.values()) / 60 * (1 + seconds))),
-        settings=MockSettings(ttft_s=0.03, jitter=0.3, ramp_base_tokens=None, quantise_s=1.0),
+        rules=LimitRules(window_s=1.0),
         learned=True,
     )
 
 
 def foreign(seconds: float) -> Scenario:
     owners = _rates(_UNEQUAL)
-    share = Foreign(owner="acme", per_second=1.25)
     return Scenario(
         name="foreign",
         title="another application spends half of acme",
         owners=owners,
         told=owners,
         jobs=_small(_filling(_UNEQUAL, seconds) - round(1.25 * seconds)),
-        foreign=share,
+        others={"acme": HALF_OF_ACME},
         learned=True,
     )
 
@@ -285,7 +311,7 @@ def unknown(seconds: float) -> Scenario:
 
 
 def silent(seconds: float) -> Scenario:
-    """Neither headers nor refusals tell of a limit, and none is configured."""
+    """Neither headers nor refusals state a limit, and none is configured."""
     owners = _rates(_UNEQUAL)
     return Scenario(
         name="silent",
@@ -293,13 +319,13 @@ def silent(seconds: float) -> Scenario:
         owners=owners,
         told=None,
         jobs=_small(_filling(_UNEQUAL, seconds)),
-        settings=replace(SETTINGS, tells_limits=False),
+        rules=LimitRules(stated=False),
         learned=True,
     )
 
 
 def daily(seconds: float) -> Scenario:
-    """Half of a minute's requests, and acme has nothing left for today."""
+    """After a third of a minute's requests acme has no quota left for the day."""
     owners = _rates({"acme": 300, "birch": 150, "cedar": 90})
     told = {name: dict(limits) for name, limits in owners.items()}
     owners["acme"]["rpd"] = 100
@@ -314,7 +340,7 @@ def daily(seconds: float) -> Scenario:
 
 
 def formula(seconds: float) -> Scenario:
-    """Requests are charged by the older formula, which counts `max_tokens` too."""
+    """Requests are charged by the older formula, which adds `max_tokens`."""
     tpm = {"acme": 300_000, "birch": 180_000, "cedar": 120_000}
     owners = {name: {"rpm": 5_000, "tpm": limit} for name, limit in tpm.items()}
     random, jobs, left = Random(11), [], float(_filling(tpm, seconds))
@@ -328,12 +354,97 @@ def formula(seconds: float) -> Scenario:
         owners=owners,
         told=owners,
         jobs=tuple(jobs),
-        profile="chat_2024",
+        rules=LimitRules(profiles={"chat": "chat_2024"}),
         learned=True,
     )
 
 
-#: Every scenario, by name, as a function of the seconds that it takes at best.
+def formula_max(seconds: float) -> Scenario:
+    """A request is charged the larger of `max_tokens` and the estimate of its prompt."""
+    tpm = {"acme": 300_000, "birch": 180_000, "cedar": 120_000}
+    owners = {name: {"rpm": 5_000, "tpm": limit} for name, limit in tpm.items()}
+    random, jobs, left = Random(13), [], float(_filling(tpm, seconds))
+    while left > 0:
+        job = Job(0.0, 4 * round(100 * 40 ** random.random()), random.choice((100, 500, 2_000)))
+        jobs.append(job)
+        left -= max(job.size // 4, job.max_tokens or 0)
+    return Scenario(
+        name="formula_max",
+        title="charged the larger of max_tokens and the estimate",
+        owners=owners,
+        told=owners,
+        jobs=tuple(jobs),
+        rules=LimitRules(profiles={"chat": "docs_max"}),
+        learned=True,
+    )
+
+
+def shared(seconds: float) -> Scenario:
+    """As `foreign`, and each refused request of either application costs one all the same."""
+    return replace(
+        foreign(seconds),
+        name="shared",
+        title="another application spends half of acme, refused requests count",
+        rules=LimitRules(refusals="owed"),
+    )
+
+
+def shared_alone(seconds: float) -> Scenario:
+    """As `shared`, without any other owner to turn to."""
+    owners = _rates({"acme": 150})
+    return replace(
+        shared(seconds),
+        name="shared_alone",
+        title="the only owner is shared, refused requests count",
+        owners=owners,
+        told=owners,
+        jobs=_small(round(150 + 1.25 * seconds)),
+    )
+
+
+#: How contenders learn of a limit per minute: by configuration alone, by headers that show the
+#: minute, or not at all.
+_KNOWN: Final = {
+    "stated": "configured per minute",
+    "shown": "headers show the minute",
+    "untold": "never stated",
+}
+
+
+def _by_second(kind: str, known: str, title: str, rules: LimitRules) -> Callable[[float], Scenario]:
+    """Return a scenario whose owners admit 3, 2 and 1 requests a second."""
+
+    def make(seconds: float) -> Scenario:
+        owners = _rates({"acme": 180, "birch": 120, "cedar": 60})
+        return Scenario(
+            name=make.__name__,
+            title=f"{title}, {_KNOWN[known]}",
+            owners=owners,
+            told=owners if known == "stated" else None,
+            jobs=_small(3 + round(6 * 2 * seconds)),
+            rules=replace(rules, stated=known == "shown"),
+            learned=True,
+        )
+
+    make.__name__ = f"{kind}_{known}"
+    return make
+
+
+SLIDING_SECOND: Final = LimitRules(enforced="sliding", window_s=1.0)
+_BY_SECOND: Final = [
+    _by_second(kind, known, title, rules)
+    for kind, title, rules in (
+        ("single", "limits per minute admitted one by one", LimitRules(enforced="single")),
+        (
+            "sliding",
+            "limits per minute admitted by a sliding second",
+            LimitRules(enforced="sliding", window_s=1),
+        ),
+    )
+    for known in _KNOWN
+]
+
+#: Every scenario by name, as a function of the seconds of its bound.
 SCENARIOS: Final[dict[str, Callable[[float], Scenario]]] = {
     make.__name__: make
     for make in (
@@ -348,5 +459,9 @@ SCENARIOS: Final[dict[str, Callable[[float], Scenario]]] = {
         silent,
         daily,
         formula,
+        formula_max,
+        shared,
+        shared_alone,
+        *_BY_SECOND,
     )
 }

@@ -1,43 +1,49 @@
-"""The production core in a race on a simulated clock: exact, and a thousand times faster.
+"""The production core in the race on a simulated clock: exact, and a thousand times faster.
 
-Between a grant and its arrival at the provider lie the client's own work and the network's scatter.
-The client is a single thread: what its requests and answers cost it, it does one after the other,
-in the order in which they came up; a batch that begins with hundreds of calls keeps it busy before
-the first request leaves. The scatter comes from a seed, so that a run repeats exactly.
+    python -m benchmarks.race.simulated [--seconds S] [--seeds N] [SCENARIO ...]
+
+Between a grant and the request's arrival at the provider lie the client's own work and the
+network's latency. The client is a single thread, which works on requests and answers one after the
+other; a batch that begins with hundreds of calls keeps it busy before the first request leaves.
+The latency is drawn from a seed, so that a run repeats exactly.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
-from benchmarks.race.result import Result
+from benchmarks.race.result import Result, taken
 from benchmarks.race.scenarios import AT_A_TIME, MODEL, SCENARIOS, Job, Scenario
 
-from quotafleet import Demand, KeyPool, Limits, Organization, RetryPolicy, Usage
+from quotafleet import KeyPool, Limits, Organization, RetryPolicy
 from quotafleet._core.admission.effects import Send
 from quotafleet._core.call.flow import AttemptResult
 from quotafleet._lease import Lease
 from quotafleet.errors import CannotServe
 from quotafleet.outcomes import OK, Kind, Outcome
+from quotafleet.protocols import Plan
+from quotafleet.providers.openai import OpenAI
 from quotafleet.simulate import Process, Simulation
 from quotafleet.strategies import strategy
 from quotafleet.testing import FakeClock, MockCall, MockProvider, RequestSize
 from quotafleet.testing.mock.faults import read_faults
 
-#: Seconds of the client's own work on each call: what the OpenAI SDK takes of a middling processor.
+JSON: Final = "application/json"
+#: Seconds of the client's own work on each call: what the OpenAI SDK takes on an average processor.
 WORK: Final = 0.003
-#: The shares of it that fall to making the request, to sending it, and to reading the answer.
+#: The shares of it for making the request, sending it, and reading the answer.
 MAKING, SENDING, READING = 0.3, 0.4, 0.3
-#: Mean seconds of the network's scatter, one way; the distribution is exponential.
-SCATTER: Final = 0.004
+#: Mean seconds of the network's latency, one way; the distribution is exponential.
+LATENCY: Final = 0.004
 
 
 class Flight(Process[Any]):
-    """A call whose request is on its way for a while before it arrives."""
+    """A call whose request takes time to arrive."""
 
     arrive: Callable[[Any], tuple[float, AttemptResult[object]]]
     way: Callable[[], float]
@@ -67,7 +73,7 @@ class Race:
     """One scenario, run by the production core.
 
     Args:
-        scenario: what is raced.
+        scenario: the fleet and the batch.
         seed: of the provider, the network and the client.
         horizon: seconds after which it ends at the latest.
         work: seconds of the client's own work on each call.
@@ -104,18 +110,16 @@ class Race:
         self.delays: list[float] = []
         self.lost: list[CannotServe | Outcome] = []
         self.refusals: list[tuple[float, str, str]] = []
-        self.foreign_admitted = 0
+        self.taken: dict[str, float] = {}
 
     def run(self) -> Result:
-        """Run it to its end."""
+        """Run to the end."""
         for job in self.scenario.jobs:
             self.simulation.at(job.at, lambda job=job: self._come(job))
-        if self.scenario.foreign is not None:
-            self._foreign(0.0)
         self.simulation.run(self.horizon)
         return Result(
             seconds=max(self.ended, default=0.0),
-            bound=self.scenario.bound(self.foreign_admitted),
+            bound=self.scenario.bound(self.taken),
             answered=len(self.ended),
             lost=len(self.scenario.jobs) - len(self.ended),
             refused=len(self.refusals),
@@ -123,16 +127,16 @@ class Race:
         )
 
     def _work(self, share: float) -> float:
-        """Return the instant when the client has done so much more of the work on a call."""
+        """Return the instant at which the client has done that share of its work on a call."""
         self.busy_until = max(self.busy_until, self.clock.now()) + share * self.work
         return self.busy_until
 
     def _way(self) -> float:
         """Return the seconds from a grant to the arrival."""
-        return self.random.expovariate(1 / SCATTER)
+        return self.random.expovariate(1 / LATENCY)
 
     def _come(self, job: Job) -> None:
-        """Let the client make the request, and then begin the call."""
+        """Make the request in the client, and then begin the call."""
         if self.under_way == AT_A_TIME:
             self.queued.append(job)
             return
@@ -140,25 +144,27 @@ class Race:
         self.simulation.at(self._work(MAKING), lambda: self._begin(job))
 
     def _go(self) -> None:
-        """Let the next call begin, now that one has ended."""
+        """Begin the next call, or note at the end what other applications took."""
         self.under_way -= 1
+        if len(self.ended) + len(self.lost) == len(self.scenario.jobs):
+            self.taken = taken(self.scenario, self.provider.state())
         if self.queued:
             self._come(self.queued.popleft())
 
     def _begin(self, job: Job) -> None:
-        tokens = -(-job.size // 4) + 1
-        order = self.pool.order(Demand(model=MODEL, input_tokens=tokens, output_tokens=1))
+        planned = plan(job)
+        order = self.pool.order(planned.demand)
 
         def done(result: Any) -> None:
             grant, reply = result
-            self._go()
             if not reply.outcome.ok:
                 self.lost.append(reply.outcome)
+                self._go()
                 return
-            demand = grant.demand
-            used = Usage(input_tokens=demand.input_tokens, output_tokens=demand.output_tokens)
+            used = OpenAI().charge(planned, None)
             Lease(self.pool, grant).complete(used, None, reply.observation)
             self.ended.append(self.clock.now())
+            self._go()
             self.delays.append(self.clock.now() - job.at - reply.response.latency_s)
 
         def failed(refusal: CannotServe) -> None:
@@ -184,7 +190,7 @@ class Race:
             ask=RequestSize(text_bytes=job.size, messages=1, max_tokens=job.max_tokens),
         )
         exchange = self.provider.admit(call)
-        back = self.random.expovariate(1 / SCATTER)
+        back = self.random.expovariate(1 / LATENCY)
         if exchange.drop is not None:
             exchange.abort(0)
             kind = Kind.TIMEOUT if exchange.drop == "timeout" else Kind.NETWORK
@@ -203,29 +209,44 @@ class Race:
             outcome=outcome, response=exchange, observation=observation
         )
 
-    def _foreign(self, now: float) -> None:
-        other = self.scenario.foreign
-        assert other is not None
-        if now >= other.until or len(self.ended) + len(self.lost) == len(self.scenario.jobs):
-            return
-        secret = f"sk-mock-{other.owner}-2"
-        ask = RequestSize(text_bytes=other.size, messages=1)
-        exchange = self.provider.admit(MockCall(secret=secret, model=MODEL, ask=ask)).finish()
-        self.foreign_admitted += exchange.ok
-        at = now + 1 / other.per_second
-        self.simulation.at(at, lambda: self._foreign(at))
+
+def plan(job: Job) -> Plan:
+    """Return what the pool reads of a job's request."""
+    body: dict[str, object] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "x" * job.size}],
+    }
+    if job.max_tokens is not None:
+        body["max_tokens"] = job.max_tokens
+    return OpenAI().plan("POST", "chat/completions", JSON, json.dumps(body).encode())
 
 
 def main() -> None:
-    """Print every scenario's result, or those named after the seconds on the command line."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 45.0
-    for name in sys.argv[2:] or SCENARIOS:
-        result = Race(SCENARIOS[name](seconds)).run()
-        print(
-            f"{name:10} {result.seconds:6.2f} s over {result.bound:6.2f} s: {result.over:.3f}; "
-            f"refused {result.refused} ({result.refused / result.calls:.2%}), lost {result.lost}; "
-            f"delays p50 {result.delay(0.5) * 1e3:.0f} ms, p99 {result.delay(0.99) * 1e3:.0f} ms"
-        )
+    """Print each scenario's result: of one seed, or the mean and the worst of several."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.race.simulated")
+    parser.add_argument("scenario", nargs="*", help="only these")
+    parser.add_argument("--seconds", type=float, default=45.0, help="a batch's bound")
+    parser.add_argument("--seeds", type=int, default=1, help="run with seeds 0 to N - 1")
+    given = parser.parse_args()
+    for name in given.scenario or SCENARIOS:
+        scenario = SCENARIOS[name](given.seconds)
+        print(line(name, [Race(scenario, seed=seed).run() for seed in range(given.seeds)]))
+
+
+def line(name: str, results: list[Result]) -> str:
+    """Return a scenario's line: mean and worst time over the bound and refusals, calls lost."""
+    overs = [result.over for result in results]
+    refused = [result.refused / result.calls for result in results]
+    shown = (
+        f"{name:14} {results[0].calls:5} calls over {results[0].bound:6.2f} s: "
+        f"{sum(overs) / len(overs):.3f} (worst {max(overs):.3f}); "
+        f"refused {sum(refused) / len(refused):.2%} (worst {max(refused):.2%}), "
+        f"lost {sum(result.lost for result in results)}"
+    )
+    if len(results) > 1:
+        return shown
+    p50, p99 = (results[0].delay(share) * 1e3 for share in (0.5, 0.99))
+    return f"{shown}; delays p50 {p50:.0f} ms, p99 {p99:.0f} ms"
 
 
 if __name__ == "__main__":

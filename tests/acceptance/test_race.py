@@ -7,9 +7,11 @@ what must be learned, within 10 % and 3 %. Nothing is ever lost.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from benchmarks.race.result import Result
-from benchmarks.race.scenarios import SCENARIOS
+from benchmarks.race.scenarios import HALF_OF_ACME, SCENARIOS
 from benchmarks.race.simulated import Race
 
 
@@ -52,11 +54,8 @@ def test_sick_owners_cost_no_call_and_little_time(seed: int) -> None:
 
 
 def test_a_batch_of_another_application_that_ends_gives_its_quota_back() -> None:
-    from dataclasses import replace
-
     scenario = SCENARIOS["foreign"](60.0)
-    assert scenario.foreign is not None
-    ended = replace(scenario, foreign=replace(scenario.foreign, until=30.0))
+    ended = replace(scenario, others={"acme": replace(HALF_OF_ACME, end_s=30.0)})
     result = Race(ended).run()
     assert result.lost == 0
     assert result.over <= 1.03

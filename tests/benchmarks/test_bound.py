@@ -1,4 +1,4 @@
-"""The fluid bound that races are measured by."""
+"""The physical bound that the race is measured by."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ def test_a_window_holds_less_than_a_minute() -> None:
 
 def test_what_others_take_is_taken_off() -> None:
     assert fluid_bound([[rpm(60, taken=30)]], {"requests": 40}) == pytest.approx(10.0)
+
+
+def test_a_window_yields_in_steps() -> None:
+    owner = [rpm(120, burst=2, window=1.0)]
+    assert yielded([owner], "requests", 0.99) == 2
+    assert fluid_bound([owner], {"requests": 7}) == pytest.approx(3.0)
+
+
+def test_another_application_takes_at_its_rate_until_it_ends() -> None:
+    assert fluid_bound([[rpm(120, taken_per_second=1.0)]], {"requests": 150}) == pytest.approx(30)
+    ended = rpm(120, taken_per_second=1.0, until=10.0)
+    assert fluid_bound([[ended]], {"requests": 150}) == pytest.approx(20.0)
 
 
 def test_a_metric_without_a_limit_does_not_bind() -> None:
