@@ -1,6 +1,6 @@
 """One step: what it asks of the script, and what that answers. Bytes, and nothing else.
 
-`../_lua/request.lua` and `../_lua/step.lua` tell the same from their side.
+`_lua/request.lua` and `_lua/step.lua` tell the same from their side.
 """
 
 from __future__ import annotations

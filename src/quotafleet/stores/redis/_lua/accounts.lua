@@ -25,10 +25,10 @@ local function hash(o, family)
   if h then return h end
   h = { key = o.base .. key, base = o.base, family = family, names = {}, packed = {}, plain = {},
     buckets = {}, dirty = {} }
-  local flat = call('HGETALL', h.key)
+  local flat = redis.call('HGETALL', h.key)
   for i = 1, #flat, 2 do
     local name = flat[i]
-    if byte(name) < 97 then
+    if string.byte(name) < 97 then
       h.plain[name] = flat[i + 1]
     else
       h.names[#h.names + 1] = name
@@ -51,7 +51,7 @@ local function bucket(h, name)
   b.limit, b.ceiling, b.burst, b.configured, b.metric, b.period, b.scale, b.level, b.rest, b.at,
     b.throttle, b.corrected, b.taken, b.pending, b.booked, b.until_at, b.proven, b.wary_until,
     b.price, b.returned, b.first_level, b.first_least, b.first_most, b.first_granted, b.first_read =
-    unpack(BUCKET, h.packed[name])
+    struct.unpack(BUCKET, h.packed[name])
   derive(b)
   refill(b)
   h.buckets[name] = b
@@ -67,7 +67,7 @@ local function gather(a)
   for _, h in ipairs({ a.own, a.wide }) do
     for _, name in ipairs(h.names) do
       local mark = string.find(name, '@', 1, true)
-      if not mark or (project ~= '' and sub(name, mark + 1) == project) then
+      if not mark or (project ~= '' and string.sub(name, mark + 1) == project) then
         a[#a + 1] = bucket(h, name)
         names[#names + 1] = name
       end
@@ -79,14 +79,14 @@ end
 
 local function open_account(base, blob)
   local o = owner_of(base)
-  local family, project, count, at = unpack('>ssB', blob)
+  local family, project, count, at = struct.unpack('>ssB', blob)
   local wide, own = hash(o), hash(o, family)
   local a = { base = base, owner = o, family = family, project = project, wide = wide, own = own }
   a.moved = wide.plain['>']
   if a.moved then return a end
   for i = 1, count do
     local name, metric, period, amount, burst
-    name, metric, period, amount, burst, at = unpack('>sBddd', blob, at)
+    name, metric, period, amount, burst, at = struct.unpack('>sBddd', blob, at)
     local h = metric >= SLOTS and wide or own
     local b = bucket(h, name)
     if not b then
@@ -106,7 +106,7 @@ local function save_hash(h)
   for name, b in pairs(h.dirty) do
     fields[#fields + 1] = name
     if type(b) == 'table' then
-      fields[#fields + 1] = pack(BUCKET, b.limit, b.ceiling, b.burst, b.configured, b.metric,
+      fields[#fields + 1] = struct.pack(BUCKET, b.limit, b.ceiling, b.burst, b.configured, b.metric,
         b.period, b.scale, b.level, b.rest, b.at, b.throttle, b.corrected, b.taken, b.pending,
         b.booked, b.until_at, b.proven, b.wary_until, b.price, b.returned, b.first_level,
         b.first_least, b.first_most, b.first_granted, b.first_read)
@@ -123,6 +123,6 @@ local function save_hash(h)
     fields[#fields + 1] = '='
     fields[#fields + 1] = string.format('%.0f', least)
   end
-  call('HSET', h.key, spread(fields))
-  if renews then call('PEXPIRE', h.key, ceil((least - now) / 1000)) end
+  redis.call('HSET', h.key, unpack(fields))
+  if renews then redis.call('PEXPIRE', h.key, math.ceil((least - now) / 1000)) end
 end
