@@ -122,6 +122,10 @@ class ConnectionLost(Unready):
     """No answer came: whether the step was done is not known."""
 
 
+class WrongProtocol(ConnectionLost):
+    """What answers at the store's address is no Redis server."""
+
+
 class Cut(ConnectionLost):
     """A connection that was kept turned out to be cut."""
 
@@ -423,7 +427,7 @@ def _translated(error: RedisError | OSError, script: LuaScript | None) -> StoreE
     if isinstance(error, _PASSES):
         return Unready(message)
     if isinstance(error, InvalidResponse):
-        return ConnectionLost(
+        return WrongProtocol(
             f"{message}; what answers at the store's address does not speak the Redis protocol"
         )
     if isinstance(error, Disconnected | TimedOut | OSError):

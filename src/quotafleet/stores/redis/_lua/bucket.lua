@@ -30,6 +30,7 @@
 -- one function (`limits`, `slots`, ...), which `needed` calls once in a run.
 
 local BUCKET = '>ddddddddddddddddddddddddd'
+local BUCKET_SIZE = 200 -- bytes
 local MARGIN = 0.25 -- seconds of refill
 local REGROWTH = 1.5 ^ (1 / 900) -- of a throttle, a second
 local WARY_FOR = 60000000 -- microseconds after a refusal
@@ -41,6 +42,20 @@ local now, lifetime, keep, position = struct.unpack('>ddd', ARGV[1])
 if now < 0 then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
+end
+
+local repaired = 0 -- keys and rows of this run that something else had damaged
+
+-- Runs a command on a key. A key of another type than ours is deleted first: what it should hold is
+-- made again as if it had been lost. Any other error is raised.
+local function healed(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then
+    redis.call('DEL', key)
+    repaired = repaired + 1
+  end
+  return redis.call(command, key, ...)
 end
 
 local modules = {}

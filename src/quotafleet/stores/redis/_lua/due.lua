@@ -37,27 +37,27 @@ local function due()
     return_all(r)
     r.state, r.answered, r.due = EXPIRED, 1, false
     keep_record(r)
-    redis.call('ZREM', r.owner.base .. 'x', r.id)
-    redis.call('ZADD', r.owner.base .. 't', now + keep, r.id)
+    healed('ZREM', r.owner.base .. 'x', r.id)
+    healed('ZADD', r.owner.base .. 't', now + keep, r.id)
   end
 
   -- Forgets those that expired long ago.
   local function forget(o)
     lasts_for(o.base .. 't', 2 * keep)
-    local old = redis.call('ZRANGEBYSCORE', o.base .. 't', '-inf', now, 'LIMIT', 0, AT_ONCE)
+    local old = healed('ZRANGEBYSCORE', o.base .. 't', '-inf', now, 'LIMIT', 0, AT_ONCE)
     for _, id in ipairs(old) do
-      redis.call('ZREM', o.base .. 't', id)
+      healed('ZREM', o.base .. 't', id)
       redis.call('HDEL', o.base .. 'r', id)
     end
   end
 
   local function all_due(o)
-    local ids = redis.call('ZRANGEBYSCORE', o.base .. 'x', '-inf', now, 'LIMIT', 0, AT_ONCE)
+    local ids = healed('ZRANGEBYSCORE', o.base .. 'x', '-inf', now, 'LIMIT', 0, AT_ONCE)
     local expired = false
     for _, id in ipairs(ids) do
       local r = record(o, id)
       if not r then
-        redis.call('ZREM', o.base .. 'x', id)
+        healed('ZREM', o.base .. 'x', id)
       elseif r.state == BOOKED and r.expires_at > now then
         begin(r)
       elseif r.state >= LENT then

@@ -45,7 +45,7 @@ local function limits()
     derive(b)
     b.level = b.capacity
     if h.family and #h.names == 0 then
-      redis.call('SADD', h.base .. 'n', h.family)
+      healed('SADD', h.base .. 'n', h.family)
       redis.call('PEXPIRE', h.base .. 'n', KEPT_FOR)
     end
     h.names[#h.names + 1] = name

@@ -12,7 +12,8 @@ local function merge_hash(family)
   local gone, stays = hash(gone_owner, family), hash(staying_owner, family)
   for _, name in ipairs(gone.names) do
     local other, b = bucket(gone, name), bucket(stays, name)
-    if b then
+    if not other then -- it was damaged: nothing is known of it
+    elseif b then
       needed(limits).learn(b, math.min(b.limit, other.limit), math.min(b.ceiling, other.ceiling))
       local spent = math.min(0, other.level - other.capacity + other.booked)
       b.level = b.level + math.floor(spent / other.scale * b.scale)
@@ -25,10 +26,12 @@ local function merge_hash(family)
       end
       b.booked = 0
     end
-    b.booked = b.booked + other.booked
-    b.until_at = math.max(b.until_at, other.until_at)
-    b.level = math.min(b.level, b.capacity - b.booked)
-    touch(b)
+    if other then
+      b.booked = b.booked + other.booked
+      b.until_at = math.max(b.until_at, other.until_at)
+      b.level = math.min(b.level, b.capacity - b.booked)
+      touch(b)
+    end
   end
   redis.call('DEL', gone.key)
 end

@@ -12,14 +12,21 @@ local OPEN, BOOKED, EXPIRED, LENT, SPENT = 0, 1, 2, 3, 4
 local function record(o, id)
   local r = o.records[id]
   if r ~= nil then return r end
-  local packed = redis.call('HGET', o.base .. 'r', id)
+  local packed = healed('HGET', o.base .. 'r', id)
   r = false
   if packed then
     r = { owner = o, id = id, costs = {}, state = 0, answered = 0, expires_at = 0, until_at = 0,
       family = '', project = '', names = '', due = false, gone = false }
     local c = r.costs
-    r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
-      r.family, r.project, r.names = struct.unpack(RECORD, packed)
+    local sound
+    sound, r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
+      r.family, r.project, r.names = pcall(struct.unpack, RECORD, packed)
+    local sum = sound and r.expires_at + r.until_at + c[0] + c[1] + c[2] + c[3] + c[4] + c[5] + c[6]
+    if not sound or r.state > SPENT or not (sum > -1e24 and sum < 1e24) then
+      redis.call('HDEL', o.base .. 'r', id)
+      repaired = repaired + 1
+      r = false
+    end
   end
   o.records[id] = r
   return r

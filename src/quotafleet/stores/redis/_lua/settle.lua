@@ -6,7 +6,7 @@ local ALONE, RESERVATION, SHARE = 2, 1, 3 -- what is told: what a process did al
 local function sweep(o)
   if o.swept then return end
   o.swept = true
-  if redis.call('ZCOUNT', o.base .. 'x', '-inf', now) > 0 then needed(due).all(o) end
+  if healed('ZCOUNT', o.base .. 'x', '-inf', now) > 0 then needed(due).all(o) end
 end
 
 -- Replaces what one bucket has taken; `r` is what is known of that here.

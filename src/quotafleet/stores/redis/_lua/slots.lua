@@ -12,10 +12,10 @@ local function slots()
   local function without_the_gone(o)
     if clustered == 0 or looked[o] then return end
     looked[o] = true
-    local gone = redis.call('ZRANGEBYSCORE', o.base .. 'v', '-inf', now - GONE_AFTER)
+    local gone = healed('ZRANGEBYSCORE', o.base .. 'v', '-inf', now - GONE_AFTER)
     if #gone > 0 then
-      redis.call('ZREM', o.base .. 'v', unpack(gone))
-      redis.call('ZREM', o.base .. 'w', unpack(gone))
+      healed('ZREM', o.base .. 'v', unpack(gone))
+      healed('ZREM', o.base .. 'w', unpack(gone))
     end
   end
 
@@ -24,33 +24,33 @@ local function slots()
   -- one to take it.
   local function goes_on(o)
     if not o.freed then return false end
-    local first = redis.call('ZRANGE', o.base .. 'w', 0, 0, 'WITHSCORES')
+    local first = healed('ZRANGE', o.base .. 'w', 0, 0, 'WITHSCORES')
     return not first[2] or now - first[2] < TURN
   end
 
   -- Whether those that came before leave a call a free slot.
   local function is_left(o, b, cost)
     without_the_gone(o)
-    local rank = redis.call('ZRANK', o.base .. 'w', process) or redis.call('ZCARD', o.base .. 'w')
+    local rank = healed('ZRANK', o.base .. 'w', process) or healed('ZCARD', o.base .. 'w')
     return b.level >= amount_of(b, cost) + rank * b.scale or goes_on(o)
   end
 
   local function wait(o)
-    redis.call('ZADD', o.base .. 'w', 'NX', now, process)
+    healed('ZADD', o.base .. 'w', 'NX', now, process)
     lasts_for(o.base .. 'w', keep)
     if clustered == 1 then
-      redis.call('ZADD', o.base .. 'v', now, process)
+      healed('ZADD', o.base .. 'v', now, process)
       lasts_for(o.base .. 'v', keep)
     end
   end
 
   -- Others of this process may wait on: behind all that wait now.
-  local function go_to_the_back(o) redis.call('ZADD', o.base .. 'w', 'XX', now, process) end
+  local function go_to_the_back(o) healed('ZADD', o.base .. 'w', 'XX', now, process) end
 
   -- Nobody waits here any more: the next one's turn.
   local function leave(o)
-    redis.call('ZREM', o.base .. 'w', process)
-    if clustered == 1 then redis.call('ZREM', o.base .. 'v', process) end
+    healed('ZREM', o.base .. 'w', process)
+    if clustered == 1 then healed('ZREM', o.base .. 'v', process) end
     local wide = hash(o)
     for _, name in ipairs(wide.names) do
       local b = bucket(wide, name)
@@ -64,12 +64,12 @@ local function slots()
     local free = math.floor(o.freed.level / o.freed.scale)
     local key, told = o.base .. 'w', 0
     while told < free do
-      local waiting = redis.call('ZRANGE', key, told, told)[1]
+      local waiting = healed('ZRANGE', key, told, told)[1]
       if not waiting then return end
       if redis.call('PUBLISH', channels .. waiting, o.base) > 0 or clustered == 1 then
         told = told + 1
       else
-        redis.call('ZREM', key, waiting)
+        healed('ZREM', key, waiting)
       end
     end
   end

@@ -2,7 +2,7 @@
 -- the other. It stands last; what it is asked for see request.lua.
 --
 -- The answer is one string: the time, how long the next two parts are, and how many of the others
--- there are; the settlements that made room (a byte each); those of owners that were merged
+-- there are, how many damaged keys and rows were repaired; the settlements that made room (a byte each); those of owners that were merged
 -- (`3=target`, with semicolons between); for each claim what came of it, see ANSWER, with a text; for
 -- each account that was looked at its place, and its buckets' names and numbers behind the length of
 -- either, see VIEW.
@@ -17,7 +17,7 @@ local freed, moved = {}, {}
 -- Whether this batch was taken in already: its answer was lost then.
 local function is_known()
   local key, lasts = KEYS[#KEYS] .. 's:' .. process, math.ceil((lifetime + keep) / 1000)
-  local had = redis.call('SET', key, string.format('%.0f', batch), 'PX', lasts, 'GET')
+  local had = healed('SET', key, string.format('%.0f', batch), 'PX', lasts, 'GET')
   if not had or tonumber(had) < batch then return false end
   if tonumber(had) > batch then redis.call('SET', key, had, 'PX', lasts) end -- it was long on its way
   return true
@@ -90,5 +90,5 @@ for i, a in pairs(opened) do
     views = views + 1
   end
 end
-reply[1] = struct.pack('>dHHHH', now, #reply[2], #reply[3], claims, views)
+reply[1] = struct.pack('>dHHHHH', now, #reply[2], #reply[3], claims, views, math.min(repaired, 65535))
 return table.concat(reply)
