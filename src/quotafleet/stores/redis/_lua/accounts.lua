@@ -96,7 +96,7 @@ local function gather(a)
   for _, h in ipairs({ a.own, a.wide }) do
     for _, name in ipairs(h.names) do
       local mark = string.find(name, '@', 1, true)
-      if not mark or (project ~= '' and string.sub.name, mark + 1) == project) then
+      if not mark or (project ~= '' and string.sub(name, mark + 1) == project) then
         local b = bucket(h, name)
         if b then
           a[#a + 1] = b
