@@ -33,7 +33,7 @@ from quotafleet._core.quota.reservations import Claim, NotReady, Reservation, Se
 from quotafleet.keys import ApiKey, Secret
 from quotafleet.stores.redis import RedisStore
 from quotafleet.stores.redis import _codec as wire
-from quotafleet.stores.redis._connection import Unready, _ours
+from quotafleet.stores.redis._connection import Unready, _errors
 from quotafleet.stores.redis._outage import FIRST_PAUSE, LONGEST_PAUSE, Outage
 
 NAMES = count()
@@ -243,9 +243,9 @@ def test_a_server_that_cannot_save_is_waited_for(own: TestServer) -> None:
     ],
 )
 def test_refusals_that_pass_are_known_by_their_words(message: str) -> None:
-    with pytest.raises(Unready), _ours():
+    with pytest.raises(Unready), _errors:
         raise ResponseError(message)
-    with pytest.raises(StoreError) as other, _ours():
+    with pytest.raises(StoreError) as other, _errors:
         raise ResponseError("NOPERM this user has no permissions, -OOMPH")
     assert not isinstance(other.value, Unready)
 

@@ -6,6 +6,7 @@ or a batch of those alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from threading import Lock
@@ -35,6 +36,7 @@ from ._step import (
     text_of,
 )
 
+LOGGER: Final = logging.getLogger("quotafleet")
 #: The least seconds for which an expired reservation is remembered.
 KEEP: Final = 60.0
 
@@ -71,6 +73,9 @@ class BatchBuilder:
         self.fraction: Callable[[], float] = lambda: 0.0
         #: Steps that were run so far: round trips.
         self.steps = 0
+        #: Keys and rows in the server that something else had damaged, and that were made again.
+        self.repaired = 0
+        self._warned_of_repairs = False
         #: A clock for the script in place of the server's own.
         self.script_clock: Callable[[], float] | None = None
         self.by_owner = by_owner
@@ -184,6 +189,7 @@ class BatchBuilder:
     ) -> tuple[list[StepAnswer], list[Account]]:
         """Take in what a step answered; returns that, and the accounts that have more."""
         reply = read(answer)
+        self.repaired += reply.repaired
         for place, names, numbers in reply.views:
             self.view.show(sent.accounts[place], names, numbers, now)
         return reply.answers, self._end_batch(sent.group, sent.batch, reply, now)
@@ -258,6 +264,15 @@ class BatchBuilder:
 
     def tell(self, accounts: Iterable[Account]) -> bool:
         """Tell the pool that accounts have more; whether any call waits for that. Takes no lock."""
+        if self.repaired and not self._warned_of_repairs:
+            self._warned_of_repairs = True
+            LOGGER.warning(
+                "Redis held damaged data of the fleet %r: %d keys or rows were made again from "
+                "what this process knows. Does something else write to keys that begin with %r?",
+                self.namespace,
+                self.repaired,
+                wire.fleet(self.namespace),
+            )
         waiting = False
         if self.freed is not None:
             for account in accounts:

@@ -1,6 +1,6 @@
 """What the script is told of owners and settlements: bytes, and nothing else.
 
-`../_lua` tells the same from its side; numbers are big-endian doubles, durations in microseconds,
+`_lua` states the same from its side; numbers are big-endian doubles, durations in microseconds,
 text ends with a zero byte.
 """
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from math import inf
 from threading import Lock
 from typing import Any, Final, TypeVar
@@ -23,6 +24,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
+    InvalidResponse,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -38,53 +40,59 @@ from redis.retry import Retry
 from ...errors import ConfigError, StoreError
 from ._process import pid
 
-_LUA: Final = files("quotafleet.stores").joinpath("_lua")
-
-
-#: A line of constants: ``local OPEN, BOOKED = 0, 1 -- what they are``. So are functions of the
-#: server's libraries: ``local floor, ceil = math.floor, math.ceil``.
-_CONSTANTS: Final = re.compile(
-    r"^local ([A-Z][A-Z_, ]*) = ([^{]*?)(?: --.*)?$|"
-    r"^local ([a-z, ]+) = ((?:[a-z]+\.[a-z]+(?:, )?)+)$"
-)
-#: What is left alone (a string, a comment), or a name that belongs to nothing else.
-_WORD: Final = re.compile(r"'[^']*'|--.*|(?<![.\w])[A-Za-z][A-Za-z_]+\b")
+_LUA: Final = files(__package__).joinpath("_lua")
+#: A line of a script as a server's error names it: "user_script:419", before Redis 7 also with "@".
+_LINE: Final = re.compile(r"@?user_script: ?(\d+)")
 
 
 class LuaScript:
-    """A script as the server keeps it: its text, and the digest by which it is called.
+    """A script as the server keeps it: plain files, one after the other, and the digest of that.
 
-    It is joined from files. The server makes all functions of a script anew whenever it runs it,
-    and each takes time for each name that it uses from outside. So constants, and functions of the
-    server's libraries, are written in where they are used; and a module becomes a function of its
-    name, which makes what the file holds once that is needed.
+    A server numbers the lines of the whole; `located` names the file and the line in it. A file
+    whose content a step seldom needs declares one function that makes it, see `bucket.lua`.
     """
 
-    def __init__(self, *files: str) -> None:
-        constants: dict[str, str] = {}
-        self.text = "\n".join(_prepared(file, constants) for file in files)
+    def __init__(self, *names: str, folder: Traversable = _LUA) -> None:
+        self._lines: list[tuple[str, int]] = []  # of each line the file, and the line there
+        texts = []
+        for name in names:
+            lines = folder.joinpath(f"{name}.lua").read_text("utf-8").splitlines()
+            self._lines += [(f"{name}.lua", number) for number in range(1, len(lines) + 1)]
+            texts += lines
+        self.text = "\n".join(texts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.errors = _Translated(self)
+
+    def located(self, message: str) -> str:
+        """Return a server's message with files and their lines in place of the script's lines."""
+
+        def place(found: re.Match[str]) -> str:
+            number = int(found[1])
+            if not 0 < number <= len(self._lines):
+                return found[0]
+            file, line = self._lines[number - 1]
+            return f"{file}:{line}"
+
+        return _LINE.sub(place, message)
 
 
-def _prepared(file: str, constants: dict[str, str]) -> str:
-    """Return a file's text, with what is constant written in; adds its own constants."""
-    lines = []
-    text = _LUA.joinpath(f"{file}.lua").read_text("utf-8")
-    for line in text.splitlines():
-        found = _CONSTANTS.match(line)
-        if found is None:
-            lines.append(_WORD.sub(lambda word: constants.get(word[0], word[0]), line))
-        elif found[1]:
-            values = [f"({value})" for value in found[2].split(", ")]
-            constants.update(zip(found[1].split(", "), values, strict=True))
-        else:
-            constants.update(zip(found[3].split(", "), found[4].split(", "), strict=True))
-    body = "\n".join(lines)
-    return f"local function {file}()\n{body}\nend" if file in _MODULES else body
+class _Translated:
+    """Raises what redis-py raises as an error of this package; names a script's files and lines."""
+
+    __slots__ = ("_script",)
+
+    def __init__(self, script: LuaScript | None = None) -> None:
+        self._script = script
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RedisError | OSError):
+            raise _translated(error, self._script) from error
 
 
-#: Files that hold what is seldom needed.
-_MODULES: Final = ("limits", "lost", "slots", "shares", "due", "answers", "alone")
+_errors: Final = _Translated()
 _BUCKETS: Final = ("bucket", "limits", "accounts")
 STEP: Final = LuaScript(
     *(*_BUCKETS, "records", "lost", "request", "slots", "shares", "due", "answers", "alone"),
@@ -112,6 +120,10 @@ class Unready(StoreError):
 
 class ConnectionLost(Unready):
     """No answer came: whether the step was done is not known."""
+
+
+class WrongProtocol(ConnectionLost):
+    """What answers at the store's address is no Redis server."""
 
 
 class Cut(ConnectionLost):
@@ -285,7 +297,7 @@ class RedisConnection:
         if self.is_cluster:
             return self.step(keys, [text])
         line, pool = self._line, self.client().connection_pool
-        with _ours():
+        with STEP.errors:
             stale = line.is_stale(now)
             if stale:
                 if line.connection is not None:
@@ -305,7 +317,7 @@ class RedisConnection:
                 line.spoil()
                 connection.disconnect()
                 if isinstance(error, Disconnected) and not stale:
-                    raise Cut(_told(error)) from error
+                    raise Cut(_message(error)) from error
                 raise
 
     async def aturn(self, keys: Sequence[str], text: bytes, now: float) -> Any:
@@ -314,7 +326,7 @@ class RedisConnection:
             return await self.astep(keys, [text])
         pool = (await self.aclient()).connection_pool
         line = self._aclients[asyncio.get_running_loop()][2]
-        with _ours():
+        with STEP.errors:
             stale = line.is_stale(now)
             if stale:
                 if line.connection is not None:
@@ -334,7 +346,7 @@ class RedisConnection:
                 line.spoil()
                 await connection.disconnect(nowait=True)
                 if isinstance(error, Disconnected) and not stale:
-                    raise Cut(_told(error)) from error
+                    raise Cut(_message(error)) from error
                 raise
 
     def step(self, keys: Sequence[str], parts: Sequence[Part], script: LuaScript = STEP) -> Any:
@@ -346,7 +358,7 @@ class RedisConnection:
             StoreError: the server refused.
         """
         ask = self.client().execute_command
-        with _ours():
+        with script.errors:
             try:
                 return ask("EVALSHA", script.sha, len(keys), *keys, *parts)
             except NoScriptError:  # a fresh server, or SCRIPT FLUSH: this brings it there again
@@ -357,7 +369,7 @@ class RedisConnection:
     ) -> Any:
         """Do as `step`, without blocking the event loop."""
         ask = (await self.aclient()).execute_command
-        with _ours():
+        with script.errors:
             try:
                 return await ask("EVALSHA", script.sha, len(keys), *keys, *parts)
             except NoScriptError:
@@ -366,7 +378,7 @@ class RedisConnection:
     def subscription(self, *channels: str) -> Any:
         """Return a subscription to channels: it has `get_message(timeout)` and `close()`."""
         found = self.client().pubsub()
-        with _ours():
+        with _errors:
             found.subscribe(*channels)
         return found
 
@@ -377,7 +389,7 @@ class RedisConnection:
             Lost: no answer came.
             StoreError: the server refused.
         """
-        with _ours():
+        with _errors:
             self.client().publish(channel, message)
 
     def ask(self, work: Callable[[Any], T]) -> T:
@@ -387,7 +399,7 @@ class RedisConnection:
             Lost: no answer came.
             StoreError: the server refused.
         """
-        with _ours():
+        with _errors:
             return work(self.client())
 
     # Closing
@@ -408,31 +420,21 @@ class RedisConnection:
         self.close()
 
 
-class _Ours:
-    """Turns what redis-py raises into ours."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RedisError | OSError):
-            raise _our(error) from error
-
-
-_ours: Final = _Ours
-
-
-def _our(error: RedisError | OSError) -> StoreError:
+def _translated(error: RedisError | OSError, script: LuaScript | None) -> StoreError:
+    message = _message(error, script)
     if isinstance(error, AuthenticationError | AuthorizationError):  # redis-py: disconnected
-        return StoreError(_told(error))
+        return StoreError(message)
     if isinstance(error, _PASSES):
-        return Unready(_told(error))
+        return Unready(message)
+    if isinstance(error, InvalidResponse):
+        return WrongProtocol(
+            f"{message}; what answers at the store's address does not speak the Redis protocol"
+        )
     if isinstance(error, Disconnected | TimedOut | OSError):
-        return ConnectionLost(_told(error))
-    return (Unready if _PASSES_TOO.search(str(error)) else StoreError)(_told(error))
+        return ConnectionLost(message)
+    return (Unready if _PASSES_TOO.search(str(error)) else StoreError)(message)
 
 
-def _told(error: Exception) -> str:
-    return f"Redis could not answer: {type(error).__name__}: {str(error)[:200]}"
+def _message(error: Exception, script: LuaScript | None = None) -> str:
+    text = str(error) if script is None else script.located(str(error))
+    return f"Redis could not answer: {type(error).__name__}: {text[:300]}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from struct import Struct
 from typing import Any, Final
 from urllib.parse import unquote
@@ -196,7 +196,15 @@ def _levels(
         _level(organization, name.decode(), packed, now)
         for name, packed in sorted(fields.items())
         if name[:1].islower()  # else a sign, not a limit's name
+        and _is_sound(packed)  # else the next call makes it again
     ]
+
+
+def _is_sound(packed: bytes) -> bool:
+    if len(packed) != _BUCKET.size:
+        return False
+    numbers = _BUCKET.unpack(packed)
+    return all(map(isfinite, numbers)) and numbers[6] > 0
 
 
 def _level(organization: str, field: str, packed: bytes, now: float) -> LevelReport:

@@ -24,8 +24,8 @@ from ..._core.quota.reservations import (
 from ...errors import StoreError
 from . import _codec as wire
 from ._background import BackgroundWorker
-from ._batches import BatchBuilder
-from ._connection import ConnectionLost, Unready
+from ._batches import LOGGER, BatchBuilder
+from ._connection import ConnectionLost, Unready, WrongProtocol
 from ._degraded import DegradedMode
 from ._outage import Outage
 from ._quota_leases import QuotaLeases
@@ -71,6 +71,7 @@ class Claims:
         self._alone: DegradedMode | None = None
         #: Reservations that it made on its own so far.
         self.granted_alone = 0
+        self._warned = False  # of a server of another protocol
         #: Bookings whose exchange is under way, with what is to become of them afterwards.
         self._exchanged: dict[int, Settlement | None] = {}
         self._row = SlotQueue(books.view, companion, clustered=books.by_owner)
@@ -153,6 +154,9 @@ class Claims:
         return None
 
     def _short_since(self, error: Unready, held: Reservation | None) -> NotReady:
+        if isinstance(error, WrongProtocol) and not self._warned:
+            self._warned = True
+            LOGGER.warning("The store can't be used: %s", error)
         with self._lock:
             answer = self._absence.failed(str(error), self._clock.now(), held)
             size = self._absence.fleet_size()

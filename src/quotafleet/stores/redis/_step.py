@@ -1,6 +1,6 @@
 """One step: what it asks of the script, and what that answers. Bytes, and nothing else.
 
-`../_lua/request.lua` and `../_lua/step.lua` tell the same from their side.
+`_lua/request.lua` and `_lua/step.lua` tell the same from their side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLAIM: Final = Struct(">H3B8d")
 _PLACE: Final = Struct(">H")
 _LENGTH: Final = Struct(">I")
 _WANT: Final = Struct(">7d")
-_REPLY: Final = Struct(">d4H")
+_REPLY: Final = Struct(">d5H")
 _ANSWER: Final = Struct(">BH3dH")
 _VIEW: Final = Struct(">3H")
 #: What a claim wants of its accounts to be lent, in each metric; nothing = no share.
@@ -207,20 +207,22 @@ class StepReply:
     """What a step answered.
 
     `freed`, `moved`: settlements of the batch, the former from 1 on. `views`: of each account that
-    was looked at its place, the names of its buckets and their numbers.
+    was looked at its place, the names of its buckets and their numbers. `repaired`: how many keys
+    and rows were damaged, and were made again.
     """
 
     freed: bytes
     moved: Iterable[tuple[int, str]]
     answers: list[StepAnswer]
     views: list[tuple[int, bytes, bytes]]
+    repaired: int
 
 
 def read(answer: bytes) -> StepReply:
     """Read the script's answer: one string, since redis-py takes long over each part of a list."""
-    told_at, freed, moved, claims, views = _REPLY.unpack_from(answer)
+    told_at, freed, moved, claims, views, repaired = _REPLY.unpack_from(answer)
     at = _REPLY.size + freed
-    reply = StepReply(answer[_REPLY.size : at], (), [], [])
+    reply = StepReply(answer[_REPLY.size : at], (), [], [], repaired)
     if moved:
         pairs = [part.partition("=") for part in answer[at : at + moved].decode().split(";")]
         reply.moved = [(int(index) - 1, target) for index, _, target in pairs]

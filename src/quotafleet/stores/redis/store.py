@@ -153,6 +153,11 @@ class RedisStore:
         return self._books.steps
 
     @property
+    def repaired(self) -> int:
+        """Keys and rows in the server that were damaged, and that steps of this store repaired."""
+        return self._books.repaired
+
+    @property
     def granted_alone(self) -> int:
         """Reservations that this process made on its own so far, while the server was away."""
         return self._claims.granted_alone

@@ -2,7 +2,7 @@
 -- the other. It stands last; what it is asked for see request.lua.
 --
 -- The answer is one string: the time, how long the next two parts are, and how many of the others
--- there are; the settlements that made room (a byte each); those of owners that were merged
+-- there are, how many damaged keys and rows were repaired; the settlements that made room (a byte each); those of owners that were merged
 -- (`3=target`, with semicolons between); for each claim what came of it, see ANSWER, with a text; for
 -- each account that was looked at its place, and its buckets' names and numbers behind the length of
 -- either, see VIEW.
@@ -16,10 +16,10 @@ local freed, moved = {}, {}
 
 -- Whether this batch was taken in already: its answer was lost then.
 local function is_known()
-  local key, lasts = KEYS[#KEYS] .. 's:' .. process, ceil((lifetime + keep) / 1000)
-  local had = call('SET', key, string.format('%.0f', batch), 'PX', lasts, 'GET')
+  local key, lasts = KEYS[#KEYS] .. 's:' .. process, math.ceil((lifetime + keep) / 1000)
+  local had = healed('SET', key, string.format('%.0f', batch), 'PX', lasts, 'GET')
   if not had or tonumber(had) < batch then return false end
-  if tonumber(had) > batch then call('SET', key, had, 'PX', lasts) end -- it was long on its way
+  if tonumber(had) > batch then redis.call('SET', key, had, 'PX', lasts) end -- it was long on its way
   return true
 end
 
@@ -27,7 +27,7 @@ local function take_in()
   local skips = batch >= 0 and is_known()
   for j = 1, settlements do
     local place, id, text
-    place, id, text, position = unpack('>HsI4c0', ARGV[1], position)
+    place, id, text, position = struct.unpack('>HsI4c0', ARGV[1], position)
     if not skips then
       local a = account(place)
       if a.moved then
@@ -45,10 +45,10 @@ local function next_expiry(c)
   for i = 1, c.candidates do
     local o = account(place_of(c, i)).owner
     if not o.expiry then
-      local first = call('ZRANGE', o.base .. 'x', 0, 0, 'WITHSCORES')
+      local first = redis.call('ZRANGE', o.base .. 'x', 0, 0, 'WITHSCORES')
       o.expiry = first[2] and first[2] - now or FOREVER
     end
-    soonest = min(soonest, o.expiry)
+    soonest = math.min(soonest, o.expiry)
   end
   return soonest
 end
@@ -56,11 +56,11 @@ end
 local function view(i, a)
   local numbers = {}
   for k, b in ipairs(a) do
-    numbers[k] = pack(VIEW, b.limit, b.ceiling, b.throttle, b.configured < 0 and 1 or 0, b.proven,
+    numbers[k] = struct.pack(VIEW, b.limit, b.ceiling, b.throttle, b.configured < 0 and 1 or 0, b.proven,
       b.price, b.level / b.scale)
   end
   local told = table.concat(numbers)
-  return pack('>HHH', i, #a.names, #told) .. a.names .. told
+  return struct.pack('>HHH', i, #a.names, #told) .. a.names .. told
 end
 
 if settlements > 0 then take_in() end
@@ -81,7 +81,7 @@ save()
 local reply, views = { '', table.concat(freed), table.concat(moved, ';') }, 0
 for _, c in ipairs(served) do
   local expires_after = c.what == SHORT and next_expiry(c) or 0
-  reply[#reply + 1] = pack(ANSWER, c.what, c.which, c.after, expires_after, c.part, #c.text)
+  reply[#reply + 1] = struct.pack(ANSWER, c.what, c.which, c.after, expires_after, c.part, #c.text)
   reply[#reply + 1] = c.text
 end
 for i, a in pairs(opened) do
@@ -90,5 +90,5 @@ for i, a in pairs(opened) do
     views = views + 1
   end
 end
-reply[1] = pack('>dHHHH', now, #reply[2], #reply[3], claims, views)
+reply[1] = struct.pack('>dHHHHH', now, #reply[2], #reply[3], claims, views, math.min(repaired, 65535))
 return table.concat(reply)

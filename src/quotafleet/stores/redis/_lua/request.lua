@@ -26,7 +26,7 @@
 local batch, lends_for, fraction, clustered, waited, leaves, accounts, settlements, claims
 local accounts_at, process
 batch, lends_for, fraction, clustered, waited, leaves, accounts, settlements, claims, accounts_at, process,
-  position = unpack('>dddBBHHHHI4s', ARGV[1], position)
+  position = struct.unpack('>dddBBHHHHI4s', ARGV[1], position)
 local channels = string.match(KEYS[#KEYS], '^[^{]*') .. 'w:' -- the same for all owners
 
 local opened, blobs, all_levels = {}, {}, {}
@@ -36,7 +36,7 @@ local function account(i)
   local a = opened[i]
   if not a then
     for k = #blobs + 1, i do -- as far as is needed: mostly the first candidate fits
-      blobs[k], all_levels[k], accounts_at = unpack('>I4c0I4c0', ARGV[1], accounts_at)
+      blobs[k], all_levels[k], accounts_at = struct.unpack('>I4c0I4c0', ARGV[1], accounts_at)
     end
     a = open_account(KEYS[i], blobs[i])
     opened[i] = a
@@ -60,7 +60,7 @@ local function next_claim()
   local c, costs = {}, {}
   c.candidates, c.again, c.waits, c.lends, c.horizon, costs[0], costs[1], costs[2], costs[3],
     costs[4], costs[5], costs[6], c.id, c.holder, c.held, position =
-    unpack('>HBBBddddddddsHs', ARGV[1], position)
+    struct.unpack('>HBBBddddddddsHs', ARGV[1], position)
   c.costs, c.ranking = costs, position
   c.wanted = position + 2 * c.candidates
   position = c.wanted + 56 * c.candidates * c.lends
@@ -68,13 +68,13 @@ local function next_claim()
 end
 
 local function place_of(c, i)
-  local high, low = byte(ARGV[1], c.ranking + 2 * i - 2, c.ranking + 2 * i - 1)
+  local high, low = string.byte(ARGV[1], c.ranking + 2 * i - 2, c.ranking + 2 * i - 1)
   return 256 * high + low
 end
 
 local function wanted_of(c, i)
   local want = {}
   want[0], want[1], want[2], want[3], want[4], want[5], want[6] =
-    unpack('>ddddddd', ARGV[1], c.wanted + 56 * (i - 1))
+    struct.unpack('>ddddddd', ARGV[1], c.wanted + 56 * (i - 1))
   return want
 end

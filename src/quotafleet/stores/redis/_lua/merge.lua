@@ -12,10 +12,11 @@ local function merge_hash(family)
   local gone, stays = hash(gone_owner, family), hash(staying_owner, family)
   for _, name in ipairs(gone.names) do
     local other, b = bucket(gone, name), bucket(stays, name)
-    if b then
-      needed(limits).learn(b, min(b.limit, other.limit), min(b.ceiling, other.ceiling))
-      local spent = min(0, other.level - other.capacity + other.booked)
-      b.level = b.level + floor(spent / other.scale * b.scale)
+    if not other then -- it was damaged: nothing is known of it
+    elseif b then
+      needed(limits).learn(b, math.min(b.limit, other.limit), math.min(b.ceiling, other.ceiling))
+      local spent = math.min(0, other.level - other.capacity + other.booked)
+      b.level = b.level + math.floor(spent / other.scale * b.scale)
       b.pending = b.pending + other.pending
     else
       b = needed(limits).new_bucket(stays, name, other.metric, other.period, other.limit, other.ceiling,
@@ -25,34 +26,36 @@ local function merge_hash(family)
       end
       b.booked = 0
     end
-    b.booked = b.booked + other.booked
-    b.until_at = max(b.until_at, other.until_at)
-    b.level = min(b.level, b.capacity - b.booked)
-    touch(b)
+    if other then
+      b.booked = b.booked + other.booked
+      b.until_at = math.max(b.until_at, other.until_at)
+      b.level = math.min(b.level, b.capacity - b.booked)
+      touch(b)
+    end
   end
-  call('DEL', gone.key)
+  redis.call('DEL', gone.key)
 end
 
 for which, base in ipairs({ from, into }) do
-  local moved = call('HGET', base .. 'o', '>')
+  local moved = redis.call('HGET', base .. 'o', '>')
   if moved then return { which, moved } end
 end
-for _, family in ipairs(call('SMEMBERS', from .. 'n')) do merge_hash(family) end
+for _, family in ipairs(redis.call('SMEMBERS', from .. 'n')) do merge_hash(family) end
 merge_hash(nil)
 for _, h in pairs(staying_owner.hashes) do save_hash(h) end
 
-local records = call('HGETALL', from .. 'r')
-for i = 1, #records, 2 do call('HSET', into .. 'r', records[i], records[i + 1]) end
+local records = redis.call('HGETALL', from .. 'r')
+for i = 1, #records, 2 do redis.call('HSET', into .. 'r', records[i], records[i + 1]) end
 for _, kind in ipairs({ 'x', 't' }) do
-  local scores = call('ZRANGE', from .. kind, 0, -1, 'WITHSCORES')
-  for i = 1, #scores, 2 do call('ZADD', into .. kind, scores[i + 1], scores[i]) end
+  local scores = redis.call('ZRANGE', from .. kind, 0, -1, 'WITHSCORES')
+  for i = 1, #scores, 2 do redis.call('ZADD', into .. kind, scores[i + 1], scores[i]) end
 end
 for _, kind in ipairs({ 'r', 'x', 't' }) do
-  local left = call('PTTL', from .. kind)
-  if left > call('PTTL', into .. kind) then call('PEXPIRE', into .. kind, left) end
-  call('DEL', from .. kind)
+  local left = redis.call('PTTL', from .. kind)
+  if left > redis.call('PTTL', into .. kind) then redis.call('PEXPIRE', into .. kind, left) end
+  redis.call('DEL', from .. kind)
 end
-call('DEL', from .. 'n', from .. 'w', from .. 'v')
-call('HSET', from .. 'o', '>', ARGV[2])
-call('PEXPIRE', from .. 'o', KEPT_FOR)
+redis.call('DEL', from .. 'n', from .. 'w', from .. 'v')
+redis.call('HSET', from .. 'o', '>', ARGV[2])
+redis.call('PEXPIRE', from .. 'o', KEPT_FOR)
 return { 0 }

@@ -7,19 +7,19 @@ local MARK = '>dddd'
 -- Returns the microseconds until a call of this cost would fit, and whether none ever does.
 local function wait_for(b, cost)
   if cost > b.limit * (1 + 1e-9) then return FOREVER, true end
-  local need = min(amount_of(b, cost), b.capacity)
+  local need = math.min(amount_of(b, cost), b.capacity)
   if b.level >= need then return 0 end
   if b.gain == 0 then return FOREVER end
-  local after = ceil((need - b.level) * b.period / b.gain)
+  local after = math.ceil((need - b.level) * b.period / b.gain)
   local over = need - (b.capacity - b.booked)
   if over > 0 then -- only once the bookings have begun
-    after = max(after, max(0, b.until_at - now) + ceil(over * b.period / b.gain))
+    after = math.max(after, math.max(0, b.until_at - now) + math.ceil(over * b.period / b.gain))
   end
   return after
 end
 
 local function wait_of(a, c)
-  local after, never = max(0, a.not_before - now), nil
+  local after, never = math.max(0, a.not_before - now), nil
   for _, b in ipairs(a) do
     local cost = c.costs[b.metric]
     if cost > 0 then
@@ -48,7 +48,7 @@ local function take(a, c, after)
     b.pending = b.pending + amount
     if after > 0 then
       b.booked = b.booked + amount
-      b.until_at = max(b.until_at, now + after)
+      b.until_at = math.max(b.until_at, now + after)
     end
     touch(b)
   end
@@ -63,7 +63,7 @@ local function marks_of(a)
   local marks = { a.names, '\0' }
   for k, b in ipairs(a) do
     local scale = b.scale
-    marks[k + 2] = pack(MARK, b.level / scale, b.corrected / scale, (b.pending_before or b.pending) / scale,
+    marks[k + 2] = struct.pack(MARK, b.level / scale, b.corrected / scale, (b.pending_before or b.pending) / scale,
       b.taken / scale)
   end
   return table.concat(marks)
@@ -84,7 +84,7 @@ local function once_more(c)
     if r then
       needed(shares).finish(a.owner, c.id .. 's', nil)
       for _, b in ipairs(a) do b.pending_before = nil end
-      return granted(c, i, a, r.state == BOOKED and max(0, r.until_at - now) or 0, 0)
+      return granted(c, i, a, r.state == BOOKED and math.max(0, r.until_at - now) or 0, 0)
     end
   end
 end
@@ -97,7 +97,7 @@ local function reserve(c)
   if c.holder > 0 then -- only what begins earlier is better
     held = account(c.holder).owner
     local r = record(held, c.held)
-    if r then before = min(before, r.until_at - now - 1) else held = false end
+    if r then before = math.min(before, r.until_at - now - 1) else held = false end
   end
   for i = 1, c.candidates do
     local place = place_of(c, i)

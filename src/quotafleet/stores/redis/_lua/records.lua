@@ -12,14 +12,21 @@ local OPEN, BOOKED, EXPIRED, LENT, SPENT = 0, 1, 2, 3, 4
 local function record(o, id)
   local r = o.records[id]
   if r ~= nil then return r end
-  local packed = call('HGET', o.base .. 'r', id)
+  local packed = healed('HGET', o.base .. 'r', id)
   r = false
   if packed then
     r = { owner = o, id = id, costs = {}, state = 0, answered = 0, expires_at = 0, until_at = 0,
       family = '', project = '', names = '', due = false, gone = false }
     local c = r.costs
-    r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
-      r.family, r.project, r.names = unpack(RECORD, packed)
+    local sound
+    sound, r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2], c[3], c[4], c[5], c[6],
+      r.family, r.project, r.names = pcall(struct.unpack, RECORD, packed)
+    local sum = sound and r.expires_at + r.until_at + c[0] + c[1] + c[2] + c[3] + c[4] + c[5] + c[6]
+    if not sound or r.state > SPENT or not (sum > -1e24 and sum < 1e24) then
+      redis.call('HDEL', o.base .. 'r', id)
+      repaired = repaired + 1
+      r = false
+    end
   end
   o.records[id] = r
   return r
@@ -38,12 +45,12 @@ local function keep_record(r, due)
   local o = r.owner
   r.due = due or r.due
   o.records[r.id], o.changed[r.id] = r, r
-  o.lasts = max(o.lasts, r.expires_at - now)
+  o.lasts = math.max(o.lasts, r.expires_at - now)
 end
 
 local function delete(r)
   local o = r.owner
-  if r.state == EXPIRED then call('ZREM', o.base .. 't', r.id) end
+  if r.state == EXPIRED then redis.call('ZREM', o.base .. 't', r.id) end
   r.gone = true
   o.records[r.id], o.changed[r.id] = false, r
 end
@@ -58,14 +65,14 @@ local function each_bucket(r)
 end
 
 local function forget_booking(r, b)
-  if r.state == BOOKED then b.booked = max(0, b.booked - amount_of(b, r.costs[b.metric])) end
+  if r.state == BOOKED then b.booked = math.max(0, b.booked - amount_of(b, r.costs[b.metric])) end
 end
 
 local function answer(r, b)
-  if r.answered == 0 then b.pending = max(0, b.pending - amount_of(b, r.costs[b.metric])) end
+  if r.answered == 0 then b.pending = math.max(0, b.pending - amount_of(b, r.costs[b.metric])) end
 end
 
-local function lasts_for(key, microseconds) call('PEXPIRE', key, ceil(microseconds / 1000)) end
+local function lasts_for(key, microseconds) redis.call('PEXPIRE', key, math.ceil(microseconds / 1000)) end
 
 local function save_records(o)
   local set, due, gone = {}, {}, {}
@@ -75,7 +82,7 @@ local function save_records(o)
     else
       local c = r.costs
       set[#set + 1] = id
-      set[#set + 1] = pack(RECORD, r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2],
+      set[#set + 1] = struct.pack(RECORD, r.state, r.answered, r.expires_at, r.until_at, c[0], c[1], c[2],
         c[3], c[4], c[5], c[6], r.family, r.project, r.names)
       if r.due then
         due[#due + 1] = r.due
@@ -83,17 +90,17 @@ local function save_records(o)
       end
     end
   end
-  if #set > 0 then call('HSET', o.base .. 'r', spread(set)) end
+  if #set > 0 then redis.call('HSET', o.base .. 'r', unpack(set)) end
   if #due > 0 then
-    call('ZADD', o.base .. 'x', spread(due))
+    redis.call('ZADD', o.base .. 'x', unpack(due))
     -- Also as long as bookings that others made; and an expired one is remembered for `keep`.
-    local lasts = max(o.lasts, lifetime + BOOKED_FOR) + 2 * keep
+    local lasts = math.max(o.lasts, lifetime + BOOKED_FOR) + 2 * keep
     lasts_for(o.base .. 'r', lasts)
     lasts_for(o.base .. 'x', lasts)
   end
   if #gone > 0 then
-    call('HDEL', o.base .. 'r', spread(gone))
-    call('ZREM', o.base .. 'x', spread(gone))
+    redis.call('HDEL', o.base .. 'r', unpack(gone))
+    redis.call('ZREM', o.base .. 'x', unpack(gone))
   end
 end
 

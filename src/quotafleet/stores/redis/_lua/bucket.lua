@@ -24,12 +24,13 @@
 -- by less than that (a reading of just the bucket's top, the very end of a wary minute) do the two
 -- ledgers part, until the next answer tells both the same.
 --
--- Each run of a script makes its functions anew, and each name that a function takes from outside
--- costs. So constants, and functions of the server's libraries, are written in where they are used;
--- and what is seldom needed stands in files that end in `return`: each is a function of the file's
--- name, which `needed` calls once (`Script` in `redis/_server.py` does both).
+-- A script is its files, one after the other; an error names the file and its line. Each run makes
+-- the functions of a script anew, which takes time for each local that they use from outside. So
+-- library functions are called by their full names, and a file whose content a step seldom needs is
+-- one function (`limits`, `slots`, ...), which `needed` calls once in a run.
 
 local BUCKET = '>ddddddddddddddddddddddddd'
+local BUCKET_SIZE = 200 -- bytes
 local MARGIN = 0.25 -- seconds of refill
 local REGROWTH = 1.5 ^ (1 / 900) -- of a throttle, a second
 local WARY_FOR = 60000000 -- microseconds after a refusal
@@ -37,15 +38,24 @@ local FOREVER = 1e17 -- microseconds
 local KEPT_FOR = 5184000000 -- milliseconds: sixty days
 local SLOTS = 5 -- the metric of calls in flight; it and those above count over all models
 
-local spread = unpack
-local pack, unpack, byte, sub = struct.pack, struct.unpack, string.byte, string.sub
-local floor, ceil, fmod, min, max = math.floor, math.ceil, math.fmod, math.min, math.max
-local call = redis.call
-
-local now, lifetime, keep, position = unpack('>ddd', ARGV[1])
+local now, lifetime, keep, position = struct.unpack('>ddd', ARGV[1])
 if now < 0 then
-  local time = call('TIME')
+  local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
+end
+
+local repaired = 0 -- keys and rows of this run that something else had damaged
+
+-- Runs a command on a key. A key of another type than ours is deleted first: what it should hold is
+-- made again as if it had been lost. Any other error is raised.
+local function healed(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if string.find(answer.err, 'WRONGTYPE', 1, true) then
+    redis.call('DEL', key)
+    repaired = repaired + 1
+  end
+  return redis.call(command, key, ...)
 end
 
 local modules = {}
@@ -62,16 +72,16 @@ end
 
 -- Returns floor((a * b + rest) / c) and what remains, exactly: no product passes 2^53.
 local function times(a, b, c, rest)
-  local r = fmod(b, c)
+  local r = math.fmod(b, c)
   local whole = a * ((b - r) / c)
   local base = 1
   while base * 1024 <= a do base = base * 1024 end
   local quotient, left = 0, 0
   while base >= 1 do
-    local digit = floor(a / base)
+    local digit = math.floor(a / base)
     a = a - digit * base
     left = left * 1024 + digit * r
-    local remains = fmod(left, c)
+    local remains = math.fmod(left, c)
     quotient = quotient * 1024 + (left - remains) / c
     left = remains
     base = base / 1024
@@ -90,19 +100,19 @@ local function derive(b)
   if b.proven >= 0 and b.proven < full then full = b.proven end
   full = full / b.price
   if b.period > 0 then
-    full = full - min(MARGIN * b.limit * 1e6 / b.period / b.price, full / 2)
-    b.gain = max(1, floor(b.limit * b.throttle * b.scale / b.price))
+    full = full - math.min(MARGIN * b.limit * 1e6 / b.period / b.price, full / 2)
+    b.gain = math.max(1, math.floor(b.limit * b.throttle * b.scale / b.price))
   else
     b.gain = 0
   end
-  b.capacity = floor(full * b.scale + 0.001)
+  b.capacity = math.floor(full * b.scale + 0.001)
 end
 
 local function refill(b)
   local elapsed = now - b.at
   b.at = now -- also where the clock was set back: nothing is gained or lost by that
   if elapsed < 0 then -- what lies ahead of it now is of the clock before
-    b.wary_until = min(b.wary_until, now + WARY_FOR)
+    b.wary_until = math.min(b.wary_until, now + WARY_FOR)
     if b.first_read > now then b.first_read = -1 end
   end
   if elapsed <= 0 or b.gain == 0 then return end
@@ -118,11 +128,11 @@ local function refill(b)
     end
   end
   if b.throttle < 1 then
-    b.throttle = min(1, b.throttle * REGROWTH ^ min(elapsed / 1e6, 9000))
+    b.throttle = math.min(1, b.throttle * REGROWTH ^ math.min(elapsed / 1e6, 9000))
     derive(b)
   end
 end
 
-local function give_back(b, amount) b.level = min(b.level + amount, b.capacity - b.booked) end
+local function give_back(b, amount) b.level = math.min(b.level + amount, b.capacity - b.booked) end
 
-local function amount_of(b, cost) return ceil(cost * b.scale - 0.001) end
+local function amount_of(b, cost) return math.ceil(cost * b.scale - 0.001) end

@@ -6,7 +6,7 @@ local ALONE, RESERVATION, SHARE = 2, 1, 3 -- what is told: what a process did al
 local function sweep(o)
   if o.swept then return end
   o.swept = true
-  if call('ZCOUNT', o.base .. 'x', '-inf', now) > 0 then needed(due).all(o) end
+  if healed('ZCOUNT', o.base .. 'x', '-inf', now) > 0 then needed(due).all(o) end
 end
 
 -- Replaces what one bucket has taken; `r` is what is known of that here.
@@ -37,12 +37,12 @@ end
 -- the number of readings, whether it was refused; used and held amounts; readings, a refusal.
 local function settle(a, id, text)
   local o = a.owner
-  if byte(text) == ALONE then
+  if string.byte(text) == ALONE then
     needed(alone).take_in(a, id, text)
     return false
   end
-  local told = { unpack('>BBBBddBBdddddddddddddd', text) }
-  local ended, expired, answered, anchors, flew_for, lent_at, readings, refused = spread(told, 1, 8)
+  local told = { struct.unpack('>BBBBddBBdddddddddddddd', text) }
+  local ended, expired, answered, anchors, flew_for, lent_at, readings, refused = unpack(told, 1, 8)
   local used, held, at, more = 9, 16, told[23], false -- of the first metric
   if ended == SHARE then
     local left = { [0] = told[9], told[10], told[11], told[12], told[13], told[14], told[15] }

@@ -25,46 +25,45 @@ local RECORD = '>ddddsss' -- until, openings, version, forgotten at, state, by, 
 local AT_ONCE = 50000 -- microseconds before its end at which a rest counts as ended
 local WEIGHT = { closed = 0, open = 1, parked = 2, dead = 3 }
 
-local pack, unpack_record, call = struct.pack, struct.unpack, redis.call
 local known, claim_for, kept_for, merged_for, runs_for, alive_for =
   struct.unpack('>dddddd', ARGV[1])
 local process, channel, key = ARGV[2], ARGV[3], KEYS[1] .. 'health'
-local time = call('TIME')
+local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local version = tonumber(call('HGET', key, 'v') or 0)
+local version = tonumber(redis.call('HGET', key, 'v') or 0)
 local changed = false
 
 local function parse(packed)
   if not packed then return nil end
   local r = {}
   r.until_at, r.openings, r.version, r.forgotten_at, r.state, r.by, r.reason =
-    unpack_record(RECORD, packed)
+    struct.unpack(RECORD, packed)
   return r
 end
 
 local function packed_with(r, until_at)
-  return pack(RECORD, until_at, r.openings, r.version, r.forgotten_at, r.state, r.by, r.reason)
+  return struct.pack(RECORD, until_at, r.openings, r.version, r.forgotten_at, r.state, r.by, r.reason)
 end
 
 local function write(subject, r)
   local lasts = (r.state == 'merged') and merged_for or kept_for
   r.forgotten_at = math.max(now, r.until_at) + lasts
-  call('HSET', key, subject, packed_with(r, r.until_at))
+  redis.call('HSET', key, subject, packed_with(r, r.until_at))
   local least = math.ceil((r.forgotten_at - now) / 1000)
-  if call('PTTL', key) < least then call('PEXPIRE', key, least) end
+  if redis.call('PTTL', key) < least then redis.call('PEXPIRE', key, least) end
 end
 
 local function change(subject, r)
   version = math.max(now, version + 1) -- goes up also after what was stored is lost
   r.version, r.by, changed = version, process, true
-  call('HSET', key, 'v', string.format('%.0f', version))
+  redis.call('HSET', key, 'v', string.format('%.0f', version))
   write(subject, r)
 end
 
 local function in_force(r) return r.until_at < 0 or r.until_at > now end
 
 local function tell(subject, state, after, openings, reason)
-  local r = parse(call('HGET', key, subject))
+  local r = parse(redis.call('HGET', key, subject))
   local until_at = after < 0 and -1 or now + after
   if state == 'probing' then -- the claim lasts on; nobody needs to know
     if r and r.state == 'probing' and r.by == process then
@@ -88,7 +87,7 @@ local function tell(subject, state, after, openings, reason)
 end
 
 local function claim(subject)
-  local r = parse(call('HGET', key, subject))
+  local r = parse(redis.call('HGET', key, subject))
   if r and (r.state == 'closed' or (r.state == 'dead' and r.until_at < 0)) then return r end
   local mine = r and r.state == 'probing' and r.by == process
   if r and not mine and r.until_at > now + AT_ONCE then return r end
@@ -105,21 +104,21 @@ end
 
 local function beat()
   local about, alive = KEYS[1] .. 'processes', KEYS[1] .. 'alive'
-  local gone = call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 32)
+  local gone = redis.call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 32)
   if runs_for < 0 then gone[#gone + 1] = process end
   for _, name in ipairs(gone) do
-    call('ZREM', alive, name)
-    call('HDEL', about, name)
+    redis.call('ZREM', alive, name)
+    redis.call('HDEL', about, name)
   end
   if runs_for < 0 then return end
-  call('HSET', about, process, pack('>d', now - runs_for) .. ARGV[4])
+  redis.call('HSET', about, process, struct.pack('>d', now - runs_for) .. ARGV[4])
   -- The others are to know at once how many they are: it counts while this server is away.
-  if call('ZADD', alive, now + alive_for, process) == 1 then changed = true end
-  for _, kept in ipairs({ about, alive }) do call('PEXPIRE', kept, math.ceil(alive_for / 1000)) end
+  if redis.call('ZADD', alive, now + alive_for, process) == 1 then changed = true end
+  for _, kept in ipairs({ about, alive }) do redis.call('PEXPIRE', kept, math.ceil(alive_for / 1000)) end
 end
 
 beat()
-local answer = { '', string.format('%.0f', call('ZCARD', KEYS[1] .. 'alive')), '' }
+local answer = { '', string.format('%.0f', redis.call('ZCARD', KEYS[1] .. 'alive')), '' }
 for i = 5, #ARGV, 6 do
   local what, subject, state = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local stands
@@ -135,12 +134,12 @@ answer[1] = string.format('%.0f', version)
 
 if version ~= known then
   if version < known then known = -1 end -- what was stored is lost
-  local flat = call('HGETALL', key)
+  local flat = redis.call('HGETALL', key)
   for i = 1, #flat, 2 do
     if flat[i] ~= 'v' then
       local r = parse(flat[i + 1])
       if r.forgotten_at < now then
-        call('HDEL', key, flat[i])
+        redis.call('HDEL', key, flat[i])
       elseif r.version > known then
         answer[#answer + 1] = flat[i]
         answer[#answer + 1] = shown(r)
@@ -148,5 +147,5 @@ if version ~= known then
     end
   end
 end
-if changed then call('PUBLISH', channel, process) end
+if changed then redis.call('PUBLISH', channel, process) end
 return answer
