@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from math import inf
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.stores.redis_kit import TestServer, together
 
+from quotafleet._core.quota import doubts, ledger
 from quotafleet._core.quota.account import Account
 from quotafleet._core.quota.reservations import (
     Claim,
@@ -104,6 +106,16 @@ steps = st.one_of(
     st.tuples(st.just("refuse"), held, refusals),
     st.tuples(st.just("wait"), seconds, st.none()),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alike() -> Iterator[None]:
+    """Switch off the doubts about implausible numbers, which only the memory store has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doubts, "FAR_BELOW", inf)
+        patch.setattr(doubts, "LEAST_LIMIT", 0.0)
+        patch.setattr(ledger, "OVERUSE", 1e12)
+        yield
 
 
 class Charging:

@@ -206,7 +206,7 @@ class Ledger:
             back = held[metric] - used[metric]
             if back:
                 if back < -bucket.limit:  # more than the limit itself: bounded by what was planned
-                    back = max(back, min(-bucket.limit, -OVERUSE * taken[metric]))
+                    back = max(back, min(-bucket.limit, -OVERUSE * max(taken[metric], 1.0)))
                 bucket.settled(back, now)
                 if back > 0:
                     freed = True
