@@ -9,7 +9,8 @@ from tests.core.test_ledger import ledger, take
 
 from quotafleet import Demand, Limits
 from quotafleet._core.quota.account import Account
-from quotafleet._core.quota.doubts import BELIEVED_FOR
+from quotafleet._core.quota.aimd import AimdLimit
+from quotafleet._core.quota.doubts import BELIEVED_FOR, is_believed, lower
 from quotafleet._core.quota.ledger import OVERUSE, Ledger
 from quotafleet._core.quota.reservations import Claim, Reservation, Settlement
 from quotafleet.limits import DAY, MINUTE, Metric
@@ -101,3 +102,34 @@ def test_reported_usage_is_bounded_by_what_was_planned() -> None:
     book.settle(Settlement(take(book, acme, CALL, 0.0), used), 0.0)  # type: ignore[arg-type]
     tokens = 100
     assert ready_at(book, acme, 0.0) <= OVERUSE * tokens / (1000 / 60) + 60
+
+
+def test_a_limit_of_nothing_is_never_believed() -> None:
+    _, acme = book_of(Limits(tpm=100_000))
+    assert not any(is_believed(acme, "tpm", 0.0, request=n) for n in range(3))
+
+
+def test_two_refusals_that_state_a_low_limit_are_believed() -> None:
+    book, acme = book_of(Limits(tpm=100_000))
+    refused(book, acme, 50.0, 0.0, after=1.0)
+    assert [b.limit for b in acme.buckets] == [100_000]
+    refused(book, acme, 50.0, 2.0, after=1.0)
+    assert [b.limit for b in acme.buckets] == [50]
+
+
+def test_a_limit_that_is_lowered_twice_returns_to_the_first() -> None:
+    _, acme = book_of(Limits(tpm=100_000))
+    (bucket,) = acme.buckets
+    assert not bucket.restore(), "nothing was lowered"
+    lower(bucket, 0.0)
+    bucket.learn(50.0, 50.0)
+    lower(bucket, 1.0)
+    assert bucket.restore()
+    assert bucket.limit == 100_000
+
+
+def test_reviving_by_name_forgets_a_rate_that_was_assumed() -> None:
+    _, acme = book_of(Limits())
+    acme.assumed = assumed = AimdLimit()
+    acme.revive(0.0, is_named=True)
+    assert acme.assumed is not assumed

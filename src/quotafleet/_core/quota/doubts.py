@@ -24,18 +24,15 @@ ALIKE: Final = 2.0
 BELIEVED_FOR: Final = 600.0
 
 
-def is_believed(account: Account, name: str, limit: float, *, least: float, request: int) -> bool:
-    """Return whether a stated limit may be adopted.
+def is_believed(account: Account, name: str, limit: float, *, request: int) -> bool:
+    """Return whether a doubtful limit may be adopted: another answer stated about the same.
 
     Args:
         account: whose limit it is.
         name: the limit's name, such as ``"rpm"``.
         limit: what the answer states.
-        least: what is believed at once.
         request: the number of the answered reservation.
     """
-    if limit >= least:
-        return True
     if limit <= 0:
         return False  # no rate follows from it
     before = account.doubts.get(name)

@@ -297,11 +297,7 @@ class Ledger:
         if known is not None and known in account.buckets:
             return  # learned from another answer while this one was on its way
         if reading.limit < doubts.LEAST_LIMIT and not doubts.is_believed(
-            account,
-            name,
-            reading.limit,
-            least=doubts.LEAST_LIMIT,
-            request=reservation.number,
+            account, name, reading.limit, request=reservation.number
         ):
             return
         bucket = TokenBucket(
@@ -327,11 +323,7 @@ class Ledger:
     @staticmethod
     def _believes(reservation: Reservation, bucket: TokenBucket, limit: float) -> bool:
         return doubts.is_believed(
-            reservation.account,
-            bucket.name,
-            limit,
-            least=bucket.limit / doubts.FAR_BELOW,
-            request=reservation.number,
+            reservation.account, bucket.name, limit, request=reservation.number
         )
 
     def _refused(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
