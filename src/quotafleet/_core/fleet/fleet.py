@@ -49,7 +49,7 @@ class Fleet:
         return tuple(self._keys.values())
 
     def accounts(self) -> Iterable[Account]:
-        """Return every account on some candidates, each once."""
+        """Return every account of every candidate set, each once."""
         return {
             account: None
             for candidates in self._candidate_sets.values()
